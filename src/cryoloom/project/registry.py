@@ -1,0 +1,48 @@
+"""All stages, one line each. Adding a stage touches its own folder and this list."""
+
+import importlib
+from functools import lru_cache
+
+from cryoloom.contract import InputError, StageDeclaration
+
+STAGES = {
+    "simulate particles": "cryoloom.simulate.settings:SIMULATE_PARTICLES",
+    "simulate movies": "cryoloom.simulate.settings:SIMULATE_MOVIES",
+    "import": "cryoloom.importing.settings:IMPORT",
+    "motion": "cryoloom.motion.settings:MOTION",
+    "ctf": "cryoloom.ctf_fit.settings:CTF",
+    "pick": "cryoloom.picking.settings:PICK",
+    "extract": "cryoloom.extraction.settings:EXTRACT",
+    "class2d": "cryoloom.class2d.settings:CLASS2D",
+    "abinitio": "cryoloom.abinitio.settings:ABINITIO",
+    "refine": "cryoloom.refine.settings:REFINE",
+    "reconstruct": "cryoloom.reconstruct.settings:RECONSTRUCT",
+    "postprocess": "cryoloom.postprocess.settings:POSTPROCESS",
+    "resolution": "cryoloom.resolution.settings:RESOLUTION",
+    "score": "cryoloom.scoring.settings:SCORE",
+    "convert": "cryoloom.converting.settings:CONVERT",
+    "validate-install": "cryoloom.validate_install.settings:VALIDATE_INSTALL",
+}
+
+
+@lru_cache(maxsize=None)
+def find_stage(name: str) -> StageDeclaration:
+    """The declaration of one stage; imports its settings only.
+
+    Raises
+    ------
+    InputError
+        If there is no such stage.
+    """
+    if name not in STAGES:
+        raise InputError(f"There is no stage {name!r}; the stages are {', '.join(sorted(STAGES))}.")
+    module, _, attribute = STAGES[name].partition(":")
+    declaration: StageDeclaration = getattr(importlib.import_module(module), attribute)
+    if declaration.name != name:
+        raise ValueError(f"registry: {STAGES[name]} declares itself as {declaration.name!r}, listed as {name!r}")
+    return declaration
+
+
+def declarations() -> dict[str, StageDeclaration]:
+    """Declarations of all stages by command name."""
+    return {name: find_stage(name) for name in STAGES}
