@@ -46,7 +46,9 @@ def main() -> int:
     RECORD.write_text(json.dumps({"rows": rows}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     PAGE.write_text(page(table, rows), encoding="utf-8")
     counts = {s: sum(entry["status"] == s for entry in rows.values()) for s in ("pass", "fail", "absent")}
-    print(f"{counts['pass']} rows pass, {counts['fail']} fail, {counts['absent']} absent; see {PAGE.relative_to(REPOSITORY)}")
+    print(
+        f"{counts['pass']} rows pass, {counts['fail']} fail, {counts['absent']} absent; see {PAGE.relative_to(REPOSITORY)}"
+    )
     return 0
 
 
@@ -60,7 +62,17 @@ def run_tests(wanted: list[str], shard: str, fast: bool) -> dict[str, dict]:
         if wanted:
             environment["CRYOLOOM_ROWS"] = ",".join(wanted)
         marks = "capability and not slow" if fast else "capability"
-        command = [sys.executable, "-m", "pytest", "-m", marks, "--capabilities-out", str(out), "-p", "no:cacheprovider"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-m",
+            marks,
+            "--capabilities-out",
+            str(out),
+            "-p",
+            "no:cacheprovider",
+        ]
         subprocess.run(command, cwd=REPOSITORY, env=environment, check=False)
         lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     by_row: dict[str, list[dict]] = {}
@@ -105,7 +117,13 @@ def page(table: list[dict], rows: dict[str, dict]) -> str:
     for row in table:
         if row["group"] != group:
             group = row["group"]
-            out += ["", f"## {group}", "", "| ID | Capability | Tier | Status | Measured | Asked | Hardware, date |", "|---|---|---|---|---|---|---|"]
+            out += [
+                "",
+                f"## {group}",
+                "",
+                "| ID | Capability | Tier | Status | Measured | Asked | Hardware, date |",
+                "|---|---|---|---|---|---|---|",
+            ]
         entry = rows[row["id"]]
         numbers = "; ".join(shown(number) for number in entry.get("measured", []))
         when = f"{entry['hardware']}, {entry['date']}" if "hardware" in entry else ""

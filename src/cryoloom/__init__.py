@@ -17,6 +17,6 @@ def __getattr__(name: str) -> Any:
     """Stages as functions (`cryoloom.motion`, `cryoloom.refine`, ...), imported late."""
     if name.startswith("_"):
         raise AttributeError(name)
-    from cryoloom.project.api import stage_function
+    from cryoloom.pipeline.api import stage_function
 
     return stage_function(name)

@@ -41,9 +41,7 @@ class RowTable:
     @classmethod
     def _required_field(cls) -> str:
         return next(
-            f.name
-            for f in dataclasses.fields(cls)
-            if f.metadata.get("row") and f.default is dataclasses.MISSING
+            f.name for f in dataclasses.fields(cls) if f.metadata.get("row") and f.default is dataclasses.MISSING
         )
 
     def columns(self) -> dict[str, np.ndarray]:
@@ -64,8 +62,6 @@ class RowTable:
             rows = np.asarray(rows)
             if rows.size == 0:
                 rows = rows.astype(np.int64)
-        changes = {
-            name: getattr(self, name)[rows] for name in self.row_fields() if getattr(self, name) is not None
-        }
+        changes = {name: getattr(self, name)[rows] for name in self.row_fields() if getattr(self, name) is not None}
         changes["extra"] = {name: column[rows] for name, column in self.extra.items()}
         return dataclasses.replace(self, **changes)

@@ -69,18 +69,16 @@ def matrix_to_axis_angle(rotation: Tensor) -> Tensor:
 
 def _matrix_to_quaternion(rotation: Tensor) -> Tensor:
     """`(*batch, 3, 3)` to `(*batch, 4)` with `w >= 0`, by the largest component (Shepperd 1978)."""
-    m = rotation
-    trace = m[..., 0, 0] + m[..., 1, 1] + m[..., 2, 2]
-    diagonal = torch.stack([trace, m[..., 0, 0], m[..., 1, 1], m[..., 2, 2]], dim=-1)
-    candidates = torch.stack(
-        [
-            torch.stack([1 + trace, m[..., 2, 1] - m[..., 1, 2], m[..., 0, 2] - m[..., 2, 0], m[..., 1, 0] - m[..., 0, 1]], -1),
-            torch.stack([m[..., 2, 1] - m[..., 1, 2], 1 + 2 * m[..., 0, 0] - trace, m[..., 0, 1] + m[..., 1, 0], m[..., 0, 2] + m[..., 2, 0]], -1),
-            torch.stack([m[..., 0, 2] - m[..., 2, 0], m[..., 0, 1] + m[..., 1, 0], 1 + 2 * m[..., 1, 1] - trace, m[..., 1, 2] + m[..., 2, 1]], -1),
-            torch.stack([m[..., 1, 0] - m[..., 0, 1], m[..., 0, 2] + m[..., 2, 0], m[..., 1, 2] + m[..., 2, 1], 1 + 2 * m[..., 2, 2] - trace], -1),
-        ],
-        dim=-2,
-    )  # (*batch, 4 candidates, 4)  # fmt: skip
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = (r.unbind(-1) for r in rotation.unbind(-2))
+    trace = xx + yy + zz
+    diagonal = torch.stack([trace, xx, yy, zz], dim=-1)
+    rows = [
+        [1 + trace, zy - yz, xz - zx, yx - xy],
+        [zy - yz, 1 + 2 * xx - trace, xy + yx, xz + zx],
+        [xz - zx, xy + yx, 1 + 2 * yy - trace, yz + zy],
+        [yx - xy, xz + zx, yz + zy, 1 + 2 * zz - trace],
+    ]
+    candidates = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)  # (*batch, 4 candidates, 4)
     best = diagonal.argmax(-1)[..., None, None].expand(*diagonal.shape[:-1], 1, 4)
     quaternion = candidates.gather(-2, best)[..., 0, :]
     quaternion = quaternion / quaternion.norm(dim=-1, keepdim=True)

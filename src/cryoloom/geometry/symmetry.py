@@ -39,7 +39,7 @@ def _symmetry_matrices(name: str) -> Tensor:
     if match is None:
         raise ValueError(f"symmetry: expected one of C1, Cn, Dn, T, O, I, I1, I2, I3, I4, got {name!r}")
     letter = match[1] or match[3] or match[4]
-    x, y, z = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
+    x, z = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)
     if letter == "C":
         generators = [(z, int(match[2]))]
     elif letter == "D":

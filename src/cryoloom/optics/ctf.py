@@ -52,12 +52,7 @@ def ctf_phase(
     k2_astigmatic = (kx**2 - ky**2) * torch.cos(2 * angle) + 2 * kx * ky * torch.sin(2 * angle)
     defocus_k2 = 0.5 * (u + v) * k2 + 0.5 * (u - v) * k2_astigmatic
     spherical = 0.5 * math.pi * cs_mm * 1e7 * wavelength**3 * k2**2
-    return (
-        -math.pi * wavelength * defocus_k2
-        + spherical
-        - spread(phase_shift)
-        - math.asin(amplitude_contrast)
-    )
+    return -math.pi * wavelength * defocus_k2 + spherical - spread(phase_shift) - math.asin(amplitude_contrast)
 
 
 def ctf(

@@ -1,7 +1,7 @@
 """All stages, one line each. Adding a stage touches its own folder and this list."""
 
 import importlib
-from functools import lru_cache
+from functools import cache
 
 from cryoloom.contract import InputError, StageDeclaration
 
@@ -25,7 +25,7 @@ STAGES = {
 }
 
 
-@lru_cache(maxsize=None)
+@cache
 def find_stage(name: str) -> StageDeclaration:
     """The declaration of one stage; imports its settings only.
 

@@ -45,7 +45,7 @@ def input_paths(value: Any) -> list[Path]:
         if path.exists():
             found.append(path.resolve())
             continue
-        matches = sorted(glob.glob(str(path), recursive=True))
+        matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - the pattern may be absolute
         if not matches:
             what = "no file matches it" if glob.has_magic(text) else "it does not exist"
             raise InputError(f"{text}: {what} (looked from {Path.cwd()}); check the spelling and the folder.")
