@@ -1,0 +1,33 @@
+import pytest
+import torch
+
+from cryoloom.compute import choose_device
+from cryoloom.contract import InputError
+
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+
+
+def test_the_cpu_is_always_there():
+    choice = choose_device("cpu")
+    assert choice.device == "cpu" and choice.memory_budget > 0 and not choice.note
+
+
+@no_gpu
+@pytest.mark.capability("PLT-17")
+def test_a_required_gpu_that_is_absent_stops_the_work_and_auto_says_what_the_cpu_costs(measure):
+    refused = 0
+    for wanted in ("auto", "cpu", "cuda"):
+        with pytest.raises(InputError, match="GPU"):
+            choose_device(wanted, require_gpu=True)
+        refused += 1
+    with pytest.raises(InputError, match="GPU"):
+        choose_device("cuda:3")
+    choice = choose_device("auto")
+    assert choice.device == "cpu"
+    assert "times longer" in choice.note
+    measure(refused, "of 3 requests without a GPU refused", "3")
+
+
+def test_an_unknown_device_is_refused():
+    with pytest.raises(InputError, match="expected auto, cpu"):
+        choose_device("tpu")
