@@ -1,0 +1,48 @@
+"""Settings of the whole way from movies, micrographs or particles to a validated map."""
+
+from pydantic import model_validator
+
+from cryoloom.contract import Input, Settings, StageDeclaration, setting
+
+
+class RunSettings(Settings):
+    """What the microscope did and, where wanted, what is known of the particle; the rest is found from the data."""
+
+    pixel_size: float | None = setting(None, "Pixel size of the input images", unit="Å", gt=0)
+    voltage_kv: float = setting(300.0, "Acceleration voltage", unit="kV", gt=0)
+    cs_mm: float = setting(2.7, "Spherical aberration", unit="mm", ge=0)
+    amplitude_contrast: float = setting(0.1, "Amplitude contrast, as a fraction", ge=0, lt=1)
+    dose_per_frame: float | None = setting(None, "Exposure of one movie frame", unit="e-/Å2", gt=0)
+    symmetry: str = setting("C1", "Point group: C1, Cn, Dn, T, O, I")
+    diameter: float | None = setting(None, "Diameter of the particle", unit="Å", gt=0)
+    max_particles: int | None = setting(None, "Use at most this many particles in 3D", ge=100, expert=True)
+    rounds_of_picking: int = setting(
+        2, "Picking rounds: the first without references, later ones with the data's own averages", ge=1, le=4, expert=True
+    )
+
+    @model_validator(mode="after")
+    def _known_symmetry(self) -> "RunSettings":
+        import re
+
+        if not re.fullmatch(r"([CD][1-9]\d*)|[TO]|I[1-4]?", self.symmetry.strip(), flags=re.IGNORECASE):
+            raise ValueError(f"symmetry: expected C1, Cn, Dn, T, O, I or I1 to I4, got {self.symmetry!r}")
+        return self
+
+
+RUN = StageDeclaration(
+    name="run",
+    help="Movies, micrographs or particles to a validated, sharpened map, without a question asked.",
+    settings=RunSettings,
+    function="cryoloom.pipeline.run:run_pipeline",
+    inputs=(
+        Input("movies", "files", "Movies: a pattern such as 'movies/*.tif', or movies.star", required=False),
+        Input("micrographs", "files", "Micrographs: a pattern or micrographs.star", required=False),
+        Input("particles", "files", "Particles: particles.star or a .cs file", required=False),
+        Input("gain", "file", "Gain reference of the movies", required=False),
+    ),
+    writes={
+        "summary.json": "the figures that matter, and the verdict",
+        "report.html": "the whole way on one page",
+        "<stage>/NNN": "one folder per job",
+    },
+)
