@@ -1,0 +1,137 @@
+"""Point-group symmetry applied to Fourier sums, not to insertions.
+
+The group is split as `G = {c e}` with `e` the operators that map the grid onto itself (signed permutations: all
+of D2, T on its axes, O; part of the others), which are exact, and `c` coset representatives, which are
+interpolated trilinearly. Each interpolation blurs once more; `symmetry_profile` is the factor by which this
+dims the volume away from the centre.
+"""
+
+import math
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from cryoloom.contract import Executor
+from cryoloom.fourier.slices import kernel_profile
+from cryoloom.geometry import symmetry_matrices
+
+f32 = np.float32
+
+
+def split_group(symmetry: str) -> tuple[np.ndarray, np.ndarray]:
+    """Coset representatives `c` and exact operators `e` with `G = {c e}`, `(a, 3, 3)` and `(b, 3, 3)`, identities first."""
+    group = symmetry_matrices(symmetry).numpy()
+    exact = [g for g in group if np.abs(np.abs(g) - np.rint(np.abs(g))).max() < 1e-6]
+    left = list(range(len(group)))
+    representatives = []
+    while left:
+        c = group[left[0]]
+        representatives.append(c)
+        coset = [c @ e for e in exact]
+        left = [i for i in left if all(np.abs(group[i] - m).max() > 1e-6 for m in coset)]
+    return np.array(representatives), np.array([np.rint(e) for e in exact])
+
+
+def symmetrise_sums(
+    numerator: Tensor, weight: Tensor, symmetry: str, executor: Executor
+) -> tuple[Tensor, Tensor]:
+    """Sum of numerator and weight over the group; both `(2n+1, 2n+1, n+2)`, Friedel-complete."""
+    representatives, exact = split_group(symmetry)
+    if len(representatives) * len(exact) == 1:
+        return numerator, weight
+    packed = torch.stack([numerator.real, numerator.imag, weight], dim=-1).contiguous().numpy()
+    for operators in (representatives, exact):
+        if len(operators) > 1:
+            packed = _sum_over(packed, operators, executor)
+    result = torch.from_numpy(packed)
+    return torch.complex(result[..., 0].contiguous(), result[..., 1].contiguous()), result[..., 2].contiguous()
+
+
+def symmetry_profile(box: int, symmetry: str) -> Tensor:
+    """Real-space factor of insertion and symmetrisation, `(box, box, box)` float32: divide a solved volume by it.
+
+    The kernel's transform is nearly round, so that of a turned kernel is taken as its own.
+    """
+    line = kernel_profile(box).to(torch.float32)
+    profile = line[:, None, None] * line[:, None] * line
+    n = len(split_group(symmetry)[0])
+    return profile * (1.0 + (n - 1) * profile) / n
+
+
+def _sum_over(packed: np.ndarray, operators: np.ndarray, executor: Executor) -> np.ndarray:
+    out = np.empty_like(packed)
+    depth = packed.shape[0]
+    slabs = np.array_split(np.arange(depth), max(1, min(depth, 4 * executor.n_workers)))
+
+    def work(slab: np.ndarray) -> None:
+        _sum_over_kernel(packed, operators.astype(np.float32), int(slab[0]), int(slab[-1]) + 1, out)
+
+    for _ in executor.map(work, slabs):
+        pass
+    return out
+
+
+@njit(nogil=True, cache=True, fastmath=True)
+def _sum_over_kernel(packed: np.ndarray, operators: np.ndarray, z_low: int, z_high: int, out: np.ndarray) -> None:
+    depth = packed.shape[0]
+    centre = depth // 2
+    limit = f32(centre) * f32(centre)
+    for iz in range(z_low, z_high):
+        z = f32(iz - centre)
+        for iy in range(depth):
+            y = f32(iy - centre)
+            for ix in range(packed.shape[2]):
+                x = f32(ix)
+                if x * x + y * y + z * z > limit:
+                    for u in range(3):
+                        out[iz, iy, ix, u] = packed[iz, iy, ix, u]
+                    continue
+                s0 = f32(0)
+                s1 = f32(0)
+                s2 = f32(0)
+                for g in range(operators.shape[0]):
+                    kx = operators[g, 0, 0] * x + operators[g, 0, 1] * y + operators[g, 0, 2] * z
+                    ky = operators[g, 1, 0] * x + operators[g, 1, 1] * y + operators[g, 1, 2] * z
+                    kz = operators[g, 2, 0] * x + operators[g, 2, 1] * y + operators[g, 2, 2] * z
+                    sign = f32(1)
+                    if kx < 0:
+                        kx = -kx
+                        ky = -ky
+                        kz = -kz
+                        sign = f32(-1)
+                    # a grid point that round-off moved is put back, so that exact operators stay exact
+                    ax = int(kx + f32(1e-4))
+                    ay = int(math.floor(ky + f32(1e-4)))
+                    az = int(math.floor(kz + f32(1e-4)))
+                    fx = max(kx - f32(ax), f32(0))
+                    fy = max(ky - f32(ay), f32(0))
+                    fz = max(kz - f32(az), f32(0))
+                    if fx < f32(2e-4):
+                        fx = f32(0)
+                    if fy < f32(2e-4):
+                        fy = f32(0)
+                    if fz < f32(2e-4):
+                        fz = f32(0)
+                    for dz in range(2):
+                        wz = fz if dz == 1 else f32(1) - fz
+                        bz = az + dz + centre
+                        if wz == 0 or bz < 0 or bz >= depth:
+                            continue
+                        for dy in range(2):
+                            wy = wz * (fy if dy == 1 else f32(1) - fy)
+                            by = ay + dy + centre
+                            if wy == 0 or by < 0 or by >= depth:
+                                continue
+                            for dx in range(2):
+                                w = wy * (fx if dx == 1 else f32(1) - fx)
+                                bx = ax + dx
+                                if w == 0 or bx >= packed.shape[2]:
+                                    continue
+                                s0 += w * packed[bz, by, bx, 0]
+                                s1 += sign * w * packed[bz, by, bx, 1]
+                                s2 += w * packed[bz, by, bx, 2]
+                out[iz, iy, ix, 0] = s0
+                out[iz, iy, ix, 1] = s1
+                out[iz, iy, ix, 2] = s2
