@@ -1,0 +1,291 @@
+"""Stage `postprocess`: two half maps in; mask, FSC, resolution with interval and a sharpened map out."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryoloom.contract import Figure, InputError, Run, stage
+from cryoloom.data import FscCurve, VolumeMap
+from cryoloom.geometry import symmetry_matrices
+from cryoloom.io.fsc_xml import write_fsc_xml
+from cryoloom.maps.corrected import CorrectedFsc, corrected_fsc
+from cryoloom.maps.fsc import crossing_shell, fourier_shell_correlation
+from cryoloom.maps.interval import Crossing, locate_crossing
+from cryoloom.maps.mask import MaskFromMap, find_mask
+from cryoloom.maps.sharpen import estimate_bfactor, sharpen_map
+from cryoloom.maps.spectrum import GuinierFit, shell_frequencies
+from cryoloom.maps.view import map_for_view
+from cryoloom.postprocess.checks import check_mask, curve_warnings, mask_warnings
+from cryoloom.postprocess.settings import POSTPROCESS, PostprocessSettings
+
+WORST_RESOLUTION = 20.0
+"""Å; halves that agree no further than this do not show a structure."""
+
+PROTEIN_SHARE = 0.55
+"""Volume of a protein over that of its body in a 15 Å map cut at 30 % of its density."""
+
+
+@stage(POSTPROCESS)
+def postprocess_map(
+    half1: VolumeMap, half2: VolumeMap, mask: VolumeMap | None, settings: PostprocessSettings, run: Run
+) -> dict[str, Any]:
+    """Measure the resolution of two half maps, correct it for the mask, and sharpen their mean."""
+    _check_inputs(half1, half2, mask)
+    box, pixel_size = max(half1.data.shape), half1.pixel_size
+    device = torch.device(run.device)
+    a, b = (torch.from_numpy(np.array(half.data, dtype=np.float32)).to(device) for half in (half1, half2))
+    mean = 0.5 * (a + b)
+
+    found = _find_mask(a, b, mean, pixel_size, settings)
+    body = found.mask if mask is None else torch.from_numpy(np.array(mask.data, dtype=np.float32)).to(device)
+    curves = corrected_fsc(a, b, body, run.generator("phases"), randomise_below=settings.randomise_below)
+    n_copies = len(symmetry_matrices(settings.symmetry))
+    covariance = curves.covariance * n_copies
+    crossing = locate_crossing(curves.corrected, covariance, settings.fsc_threshold)
+    n = len(curves.corrected)
+    frequency = shell_frequencies(half1.data.shape, pixel_size)
+    resolution = box * pixel_size / crossing.shell
+    worst, best = (box * pixel_size / shell for shell in crossing.interval(n))
+
+    fit = _fit_bfactor(a, b, pixel_size, body, resolution, curves, n_copies, settings)
+    bfactor = settings.bfactor if settings.bfactor is not None else (fit.bfactor if fit else 0.0)
+    sharpened = sharpen_map(
+        mean,
+        pixel_size,
+        bfactor=bfactor,
+        fsc=_weight_curve(curves.corrected, crossing.shell),
+        resolution=settings.lowpass or resolution,
+    )
+    check = check_mask(a, b, body, found.mask, pixel_size, resolution)
+    warnings = mask_warnings(check, curves, settings.fsc_threshold)
+    warnings += curve_warnings(curves, crossing.shell, crossing.bounded, box, pixel_size)
+    if fit is None and settings.bfactor is None:
+        warnings.append(f"The map was not sharpened: at {resolution:.1f} Å there is no room for a Guinier fit.")
+    for sentence in warnings:
+        run.warn(sentence)
+
+    verdict, reasons = _judge(resolution, (best, worst), warnings)
+    run.summarise(
+        verdict=verdict,
+        reasons=reasons,
+        n_in=2,
+        n_out=1,
+        resolution=round(resolution, 3),
+        resolution_interval=[round(best, 3), round(worst, 3)],
+        resolution_half=round(box * pixel_size / max(crossing_shell(curves.corrected, 0.5), 1e-6), 3),
+        resolution_first_crossing=round(box * pixel_size / max(crossing.first, 1e-6), 3),
+        resolution_unmasked=round(box * pixel_size / max(crossing_shell(curves.unmasked, settings.fsc_threshold), 1e-6), 3),
+        resolution_masked_uncorrected=round(
+            box * pixel_size / max(crossing_shell(curves.masked, settings.fsc_threshold), 1e-6), 3
+        ),
+        symmetry=settings.symmetry,
+        pixel_size=pixel_size,
+        randomised_from=round(float(1 / frequency[curves.randomise_shell]), 3),
+        bfactor=round(bfactor, 2),
+        bfactor_interval=None
+        if fit is None
+        else [round(fit.bfactor - 1.96 * fit.standard_error, 2), round(fit.bfactor + 1.96 * fit.standard_error, 2)],
+        mask="found" if mask is None else "given",
+        mask_volume_A3=round(float(body.sum()) * pixel_size**3, 1),
+        mask_cut_fraction=round(check.cut_fraction, 4),
+        molecular_mass_estimate_kda=round(found.volume * 0.81 / 1000, 1),
+    )
+    curve = FscCurve(
+        frequency=frequency,
+        corrected=curves.corrected,
+        unmasked=curves.unmasked,
+        masked=curves.masked,
+        phase_randomised=curves.phase_randomised,
+        n_independent=0.5 / np.diag(covariance),
+        randomise_from=float(frequency[curves.randomise_shell]),
+    )
+    write_fsc_xml(run.folder / "fsc.xml", frequency[1:], curves.corrected[1:])
+    result = sharpened.cpu().numpy()
+    _show(run, curves, covariance, crossing, frequency, settings, fit, result, body.cpu().numpy(), half1, found)
+    return {
+        "map_sharpened": VolumeMap(result, pixel_size, half1.origin),
+        "mask": VolumeMap(body.cpu().numpy(), pixel_size, half1.origin),
+        "fsc": curve,
+    }
+
+
+def _check_inputs(half1: VolumeMap, half2: VolumeMap, mask: VolumeMap | None) -> None:
+    if half1.data.shape != half2.data.shape:
+        raise InputError(
+            f"half2: expected the size of half1, {half1.data.shape}, got {half2.data.shape}; give two maps of one refinement"
+        )
+    if len(set(half1.data.shape)) != 1:
+        raise InputError(f"half1: expected a cube, got {half1.data.shape}; pad the maps to equal sides")
+    if abs(half1.pixel_size - half2.pixel_size) > 1e-3 * half1.pixel_size:
+        raise InputError(
+            f"half2: expected the pixel size of half1, {half1.pixel_size:.4f} Å, got {half2.pixel_size:.4f} Å; mend the header"
+        )
+    for name, volume in (("half1", half1), ("half2", half2), ("mask", mask)):
+        if volume is not None and not np.isfinite(volume.data).all():
+            raise InputError(f"{name}: the map holds values that are not finite; write it again")
+    if np.array_equal(half1.data, half2.data):
+        raise InputError("half2: is the same map as half1; give the two independent half maps")
+    if float(np.ptp(half1.data)) == 0 or float(np.ptp(half2.data)) == 0:
+        raise InputError("half1, half2: a half map is empty (all voxels are equal); was its reconstruction finished?")
+    if mask is not None:
+        if mask.data.shape != half1.data.shape:
+            raise InputError(f"mask: expected the size of the half maps, {half1.data.shape}, got {mask.data.shape}")
+        low, high = float(mask.data.min()), float(mask.data.max())
+        if low < -1e-3 or high > 1.001 or high <= 0:
+            raise InputError(f"mask: expected values in [0, 1], got {low:.3g} to {high:.3g}; rescale the mask")
+
+
+def _find_mask(a: Tensor, b: Tensor, mean: Tensor, pixel_size: float, settings: PostprocessSettings) -> MaskFromMap:
+    """Mask from the mean of the halves, low-passed to where they surely agree."""
+    if settings.mask_lowpass is not None:
+        smooth_to = settings.mask_lowpass
+    else:
+        shell = crossing_shell(fourier_shell_correlation(a, b), 0.5)
+        smooth_to = min(max(15.0, 1.2 * max(a.shape) * pixel_size / max(shell, 1.0)), max(a.shape) * pixel_size / 4)
+    return find_mask(
+        mean,
+        pixel_size,
+        lowpass_resolution=smooth_to,
+        threshold=settings.mask_threshold,
+        extend=settings.mask_extend,
+        edge=settings.mask_edge,
+    )
+
+
+def _fit_bfactor(
+    a: Tensor,
+    b: Tensor,
+    pixel_size: float,
+    mask: Tensor,
+    resolution: float,
+    curves: CorrectedFsc,
+    n_copies: int,
+    settings: PostprocessSettings,
+) -> GuinierFit | None:
+    """Guinier fit up to the resolution, or None where the range is too short to tell a slope."""
+    if resolution > 0.8 * settings.fit_low:
+        return None
+    try:
+        return estimate_bfactor(
+            a,
+            b,
+            pixel_size,
+            mask,
+            resolution=max(resolution, 2 * pixel_size),
+            low_resolution=settings.fit_low,
+            effective_counts=curves.effective_counts / n_copies,
+        )
+    except ValueError:
+        return None
+
+
+def _weight_curve(fsc: np.ndarray, crossing: float) -> np.ndarray:
+    """FSC for weighting: smoothed, and 0 from where it first touches 0 beyond the crossing."""
+    smooth = np.convolve(np.pad(fsc, 1, mode="edge"), [0.25, 0.5, 0.25], mode="valid")
+    smooth[: max(1, min(3, math.floor(crossing)))] = fsc[: max(1, min(3, math.floor(crossing)))]
+    gone = np.flatnonzero((smooth <= 0) & (np.arange(len(fsc)) > crossing))
+    if len(gone):
+        smooth[gone[0] :] = 0
+    return np.clip(smooth, 0, 1)
+
+
+def _judge(resolution: float, interval: tuple[float, float], warnings: list[str]) -> tuple[str, list[str]]:
+    """Verdict and its reasons, in plain words."""
+    best, worst = interval
+    said = f"The half maps agree to {resolution:.2f} Å (95 % interval {best:.2f} to {worst:.2f} Å, FSC corrected for the mask)."
+    if resolution > WORST_RESOLUTION:
+        return "not found", [said, f"Halves that agree no better than {WORST_RESOLUTION:.0f} Å do not show a structure."]
+    grave = [w for w in warnings if w.startswith(("The mask cuts", "The FSC does not fall to zero", "The FSC dips"))]
+    if grave:
+        return "doubtful", [said, *grave]
+    return "found", [said]
+
+
+def _show(
+    run: Run,
+    curves: CorrectedFsc,
+    covariance: np.ndarray,
+    crossing: Crossing,
+    frequency: np.ndarray,
+    settings: PostprocessSettings,
+    fit: GuinierFit | None,
+    sharpened: np.ndarray,
+    mask: np.ndarray,
+    half1: VolumeMap,
+    found: MaskFromMap,
+) -> None:
+    pixel_size = half1.pixel_size
+    sigma = np.sqrt(np.diag(covariance)) * (1 - np.clip(curves.corrected, 0, 1) ** 2)
+    band = np.stack([curves.corrected - 1.96 * sigma, curves.corrected + 1.96 * sigma])
+    run.show(
+        Figure(
+            name="fsc",
+            kind="curves",
+            title="Fourier shell correlation",
+            caption="How well the two half maps agree at each resolution. The corrected curve counts: where it crosses "
+            "0.143 is the resolution. The phase-randomised curve shows what the mask alone brings in; it should be near "
+            "zero there.",
+            x_label="Resolution",
+            y_label="FSC",
+            data={
+                "x": frequency,
+                "y": {
+                    "corrected": curves.corrected,
+                    "masked": curves.masked,
+                    "unmasked": curves.unmasked,
+                    "phase-randomised": curves.phase_randomised,
+                },
+                "bands": {"corrected": band},
+                "lines": {"0.143": settings.fsc_threshold, "0.5": 0.5},
+                "mark": float(crossing.shell / (max(half1.data.shape) * pixel_size)),
+                "resolution_axis": True,
+            },
+        )
+    )
+    if fit is not None:
+        use = (frequency > 1 / 20) & np.isfinite(fit.log_amplitude) & (frequency <= 1.3 * frequency[fit.used].max())
+        run.show(
+            Figure(
+                name="guinier",
+                kind="curves",
+                title="Guinier plot",
+                caption="Logarithm of the amplitude the halves share, relative to an average protein. Its slope is the "
+                "B-factor that sharpening takes out; a straight line means the fit can be trusted.",
+                x_label="Resolution",
+                y_label="ln amplitude, relative to a protein",
+                data={
+                    "x": frequency[use],
+                    "y": {
+                        "map": fit.log_amplitude[use],
+                        f"B = {fit.bfactor:.0f} ± {1.96 * fit.standard_error:.0f} Å²": np.where(
+                            fit.used[use], fit.line()[use], np.nan
+                        ),
+                    },
+                    "squared_axis": True,
+                    "resolution_axis": True,
+                },
+            )
+        )
+    c = mask.shape[0] // 2
+    run.show(
+        Figure(
+            name="mask",
+            kind="image",
+            title="Mask over the map",
+            caption="Central slice of the sharpened map with the mask laid over it. All density should lie inside, with "
+            "a few Å of room.",
+            data={"image": sharpened[c], "overlay": mask[c], "pixel_size": pixel_size},
+        )
+    )
+    run.show(
+        Figure(
+            name="map",
+            kind="volume",
+            title="Sharpened map",
+            caption="Central slices and surface of the sharpened map.",
+            data=map_for_view(sharpened, pixel_size, mask, enclosed=PROTEIN_SHARE * found.volume),
+        )
+    )
