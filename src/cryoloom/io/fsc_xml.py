@@ -14,9 +14,7 @@ def write_fsc_xml(
     frequency, fsc = np.asarray(frequency, dtype=np.float64), np.asarray(fsc, dtype=np.float64)
     if frequency.shape != fsc.shape or frequency.ndim != 1:
         raise ValueError(f"fsc: expected one value per frequency, got {fsc.shape} for {frequency.shape}")
-    root = ElementTree.Element(
-        "fsc", {"title": title, "xaxis": "Resolution (A-1)", "yaxis": "Correlation Coefficient"}
-    )
+    root = ElementTree.Element("fsc", {"title": title, "xaxis": "Resolution (A-1)", "yaxis": "Correlation Coefficient"})
     for x, y in zip(frequency, fsc, strict=True):
         coordinate = ElementTree.SubElement(root, "coordinate")
         ElementTree.SubElement(coordinate, "x").text = f"{x:.6f}"
