@@ -17,7 +17,11 @@ class RunSettings(Settings):
     diameter: float | None = setting(None, "Diameter of the particle", unit="Å", gt=0)
     max_particles: int | None = setting(None, "Use at most this many particles in 3D", ge=100, expert=True)
     rounds_of_picking: int = setting(
-        2, "Picking rounds: the first without references, later ones with the data's own averages", ge=1, le=4, expert=True
+        2,
+        "Picking rounds: the first without references, later ones with the data's own averages",
+        ge=1,
+        le=4,
+        expert=True,
     )
 
     @model_validator(mode="after")

@@ -94,3 +94,33 @@ def _image_sizes(path: Path) -> list[int]:
                     found[name] = candidate.stat().st_size
                     break
     return list(found.values()) or [path.stat().st_size]
+
+
+def scale_plan(plan: dict[str, Any], stages: tuple[str, ...], settings: dict[str, Any]) -> dict[str, Any]:
+    """The plan of a whole way from that of its import: the costs of its stages, one after the other.
+
+    Later stages read what earlier ones wrote, so their input shrinks or grows by what those write per MB.
+    """
+    size = plan["input_mb"]
+    seconds, disk, memory = 2.0, 0.0, 0.0
+    steps = []
+    for stage in stages:
+        rate = _RATES.get(stage, _DEFAULT)
+        cost = rate.seconds_per_mb * size / plan["threads"] + 2
+        steps.append({"stage": stage, "seconds": round(cost, 1), "disk_mb": round(rate.disk_per_mb * size, 1)})
+        seconds += cost
+        disk += rate.disk_per_mb * size
+        memory = max(memory, rate.memory_mb)
+        if stage in ("motion", "extract"):
+            size *= rate.disk_per_mb
+    whole = plan | {
+        "stage": "run",
+        "seconds": round(seconds, 1),
+        "disk_mb": round(disk, 1),
+        "memory_mb": round(max(memory, plan["memory_mb"])),
+        "steps": steps,
+        "settings": settings,
+    }
+    if disk > plan["disk_free_mb"]:
+        whole["warnings"] = [f"{disk:.0f} MB will be written but only {plan['disk_free_mb']} MB are free"]
+    return whole
