@@ -1,0 +1,1 @@
+"""Stage `reconstruct`: a map and its halves from particles whose poses are known."""

@@ -1,0 +1,39 @@
+"""Settings and declaration of the stage `reconstruct`."""
+
+from cryoloom.contract import Input, Settings, StageDeclaration, setting
+
+
+class ReconstructSettings(Settings):
+    """Reconstruction from particles with poses."""
+
+    symmetry: str = setting("C1", "Point group imposed on the map: C1, Cn, Dn, T, O, I (I1 to I4).")
+    mask_diameter: float | None = setting(
+        None, "Diameter of the circle around the particle; outside it the background is measured.", unit="Å", gt=0
+    )
+    by_class: bool = setting(False, "One map (and pair of halves) per class number instead of one for all.")
+    resolution: float | None = setting(
+        None, "Highest resolution that is inserted; Nyquist by default.", unit="Å", gt=0
+    )
+    noise: str = setting(
+        "optics",
+        "Which particles share a noise spectrum: those of one optics group, or of one micrograph.",
+        pattern="^(optics|micrograph)$",
+        expert=True,
+    )
+    exact: bool = setting(
+        True, "Solve the least-squares problem by conjugate gradients, not only by division.", expert=True
+    )
+
+
+RECONSTRUCT = StageDeclaration(
+    name="reconstruct",
+    help="Make a map and its two half maps from particles whose poses are known.",
+    settings=ReconstructSettings,
+    function="cryoloom.reconstruct.stage:reconstruct_map",
+    inputs=(Input("particles", "particles", "Particles with poses; column `half` tells the halves apart."),),
+    writes={
+        "map": "map of all particles, weighted by its signal-to-noise ratio",
+        "half1": "map of the first half, unfiltered",
+        "half2": "map of the second half, unfiltered",
+    },
+)

@@ -1,0 +1,1 @@
+"""Stage `refine`: gold-standard refinement of one structure from a reference map."""

@@ -1,0 +1,69 @@
+"""Settings and declaration of the stage `refine`."""
+
+from cryoloom.contract import Input, Settings, StageDeclaration, setting
+
+
+class RefineSettings(Settings):
+    """Refinement of poses and map; the two halves of the particles never meet."""
+
+    symmetry: str = setting("C1", "Point group imposed on the map: C1, Cn, Dn, T, O, I (I1 to I4).")
+    mask_diameter: float | None = setting(
+        None, "Diameter of the circle around the particle; found in the reference by default.", unit="Å", gt=0
+    )
+    initial_lowpass: float = setting(
+        40.0, "The reference is low-passed to this before the first iteration.", unit="Å", gt=0
+    )
+    max_iterations: int = setting(18, "Most iterations before the last one.", ge=1, le=100)
+    global_passes: int | None = setting(
+        None, "Iterations that search all poses; by default as many as still move particles.", ge=0, expert=True
+    )
+    local: bool = setting(False, "Start from the poses of the particles and only refine around them.")
+    local_angle_deg: float = setting(
+        0.0, "With `local`: spread of poses about those given; 0 sets no limit.", unit="°", ge=0, expert=True
+    )
+    shift_range: float | None = setting(
+        None, "Largest shift searched; by default a tenth of the particle's diameter, at least 8 Å.", unit="Å", gt=0
+    )
+    soft: str = setting(
+        "auto",
+        "Insert each particle at its best pose (hard) or at all likely ones (soft); auto decides by the data.",
+        pattern="^(auto|hard|soft)$",
+    )
+    mask: str = setting(
+        "auto",
+        "Mask of the references: found in each half's own map (auto), or the ball of the mask diameter (ball).",
+        pattern="^(auto|ball)$",
+        expert=True,
+    )
+    noise: str = setting(
+        "optics",
+        "Which particles share a noise spectrum: those of one optics group, or of one micrograph.",
+        pattern="^(optics|micrograph)$",
+        expert=True,
+    )
+    operands: str = setting(
+        "auto",
+        "Numbers in the products of the global search: float32, bfloat16, or the faster that the processor has.",
+        pattern="^(auto|float32|bfloat16)$",
+        expert=True,
+    )
+
+
+REFINE = StageDeclaration(
+    name="refine",
+    help="Refine poses and map of one structure from a low-passed reference, in two independent halves.",
+    settings=RefineSettings,
+    function="cryoloom.refine.stage:refine_map",
+    inputs=(
+        Input("particles", "particles", "Particle images with their CTFs."),
+        Input("reference", "map", "Map to start from; its grey scale and hand do not matter to the search."),
+    ),
+    writes={
+        "map": "map of all particles, weighted by its signal-to-noise ratio",
+        "half1": "map of the first half, unfiltered",
+        "half2": "map of the second half, unfiltered",
+        "mask": "soft mask behind which the resolution was measured",
+        "fsc": "FSC curves of the halves",
+        "particles": "particles with poses, shifts, scale, likelihood, error bars and reliability",
+    },
+)
