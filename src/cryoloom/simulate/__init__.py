@@ -1,0 +1,1 @@
+"""Simulated particles and movies with stored truth."""
