@@ -2,8 +2,11 @@ import threading
 import time
 
 import pytest
+import threadpoolctl
+import torch
 
 from cryoloom.compute import SerialExecutor, ThreadExecutor
+from cryoloom.compute.threads import thread_budget
 
 
 @pytest.mark.parametrize("executor", [SerialExecutor(), ThreadExecutor(2), ThreadExecutor(3, ahead=4)])
@@ -43,3 +46,13 @@ def test_an_error_in_a_chunk_reaches_the_caller():
 def test_reducing_nothing_is_refused():
     with pytest.raises(ValueError, match="parts"):
         SerialExecutor().reduce(lambda a, b: a + b, [])
+
+
+def test_libraries_use_one_thread_inside_a_chunk_whatever_the_budget_outside_is():
+    def inner(_):
+        return {torch.get_num_threads()} | {pool["num_threads"] for pool in threadpoolctl.threadpool_info()}
+
+    with thread_budget(2):
+        for counts in ThreadExecutor(2).map(inner, range(4)):
+            assert counts == {1}
+        assert torch.get_num_threads() == 2
