@@ -61,7 +61,7 @@ BEDS: dict[str, Bed] = {
     "d7": Bed(
         1.6, 192, "D7", replace(_C1, n=2000, snr=0.03, junk=0.0, preferred_fraction=0.7), "1oel.pdb", "ring", 700.0
     ),
-    "o": Bed(1.4, 128, "O", replace(_C1, n=1500, snr=0.03, junk=0.0), "1fha.pdb", "shell", 250.0),
+    "o": Bed(1.4, 128, "O", replace(_C1, n=1500, snr=0.03, junk=0.0), "1fha.pdb", "shell", 140.0),
     "small": Bed(1.2, 192, "C1", replace(_C1, n=20_000, snr=0.02, junk=0.2), "3SN6.cif", "fork", 136.0),
     "two": Bed(
         1.9, 128, "C1", replace(_C1, n=4000, junk=0.0), "1WCM.pdb", "globule", 400.0, ((), ("D", "G")), (0.6, 0.4)

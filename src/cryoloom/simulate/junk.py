@@ -46,7 +46,7 @@ def junk_dfts(
             n, spread, strength = 120, 0.2 * diameter, 1.0
             width = 1.5 + 3.0 * torch.rand(n, generator=generator)
         else:
-            n, spread, strength = 4, 0.3 * box * pixel_size, 5.0
+            n, spread, strength = 4, 0.3 * box * pixel_size, 2.5
             width = diameter * (0.08 + 0.15 * torch.rand(n, generator=generator))
         place = spread * torch.randn(n, 2, generator=generator)  # yx, Å
         weight = (0.3 + torch.rand(n, generator=generator)) * width**2
