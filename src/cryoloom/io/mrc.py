@@ -12,6 +12,7 @@ missing `MAP ` word of old files, are accepted if the size of the file proves th
 import bz2
 import gzip
 import struct
+import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -376,7 +377,7 @@ def _read_header(file: BinaryIO, path: Path, tolerant: bool) -> MrcHeader:
     return MrcHeader(
         shape=shape,
         mode=mode,
-        dtype=_pixel_type(mode, raw, order),
+        dtype=_pixel_type(file, mode, raw, order, shape, path, problems),
         byte_order=order,
         voxel_size=voxel_size,
         origin=struct.unpack_from(order + "3f", raw, 196),
@@ -461,15 +462,26 @@ def _section_bytes(mode: int, shape: tuple[int, int, int], packed_rows: bool) ->
     return ny * nx * _BITS[mode] // 8
 
 
-def _pixel_type(mode: int, raw: bytes, order: str) -> np.dtype:
-    """Type of the pixels; mode 0 is signed unless IMOD's stamp is there and its flag says otherwise."""
+def _pixel_type(
+    file: BinaryIO, mode: int, raw: bytes, order: str, shape: tuple[int, int, int], path: Path, problems: list[str]
+) -> np.dtype:
+    """Type of the pixels. Bytes are signed, unless IMOD's flag or the pixels themselves say otherwise."""
     if mode == 101:
         return np.dtype(np.uint8)
-    if mode == 0:
-        stamp, flags = struct.unpack_from(order + "2i", raw, 152)
-        if stamp == _IMOD_STAMP and not flags & 1:
-            return np.dtype(np.uint8)
-    return np.dtype(_MODES[mode])
+    if mode != 0:
+        return np.dtype(_MODES[mode])
+    stamp, flags = struct.unpack_from(order + "2i", raw, 152)
+    if stamp == _IMOD_STAMP:
+        return np.dtype(np.int8 if flags & 1 else np.uint8)
+    sample = np.frombuffer(_read_some(file, min(shape[1] * shape[2], 1 << 20), path), np.int8)
+    # unsigned counts above 127 appear as numbers near -128; signed values around zero appear near -1
+    if (sample < -64).sum() > (sample[sample < 0] >= -64).sum():
+        problems.append("mode 0 (signed) holds unsigned bytes, by its histogram")
+        warnings.warn(
+            f"{path}: the bytes look unsigned although mode 0 is signed; they are read as 0 to 255.", stacklevel=4
+        )
+        return np.dtype(np.uint8)
+    return np.dtype(np.int8)
 
 
 def _voxel_size(

@@ -79,6 +79,15 @@ class MrcStack:
             start = end
         return out
 
+    def read_as_stored(self, first: int, n: int) -> np.ndarray:
+        """`n` sections from `first` on, `(n, y, x)`, a new array in the type of the file."""
+        out = np.empty((n, *self.shape), self.header.dtype)
+        step = max(1, _RUN_BYTES // max(self.header.section_bytes, 1))
+        for start in range(0, n, step):
+            count = min(step, n - start)
+            out[start : start + count] = self._read_run(first + start, count)
+        return out
+
     def _read_run(self, first: int, n: int) -> np.ndarray:
         """`n` sections from `first` on, in the type of the file; valid until the next call."""
         size = n * self.header.section_bytes

@@ -18,7 +18,7 @@ from cryoloom.io.atomic import write_whole
 
 _MOST_PIXELS = 1 << 33
 _EER_COMPRESSIONS = (65000, 65001, 65002)
-_FAULTS = (tifffile.TiffFileError, struct.error, ValueError, IndexError, KeyError, TypeError, AttributeError,
+TIFF_FAULTS = (tifffile.TiffFileError, struct.error, ValueError, IndexError, KeyError, TypeError, AttributeError,
            ZeroDivisionError, OverflowError, EOFError, OSError, RuntimeError, NotImplementedError, MemoryError,
            AssertionError, UnicodeError, ImportError)  # fmt: skip
 
@@ -64,18 +64,18 @@ class TiffImages:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        _check_start(self.path)
+        check_tiff_start(self.path)
         try:
             self._tiff = tifffile.TiffFile(self.path)
-        except _FAULTS as error:
-            raise InputError(f"{self.path}: not a readable TIFF file ({_short(error)}); copy it again.") from error
+        except TIFF_FAULTS as error:
+            raise InputError(f"{self.path}: not a readable TIFF file ({short_text(error)}); copy it again.") from error
         try:
             self.header = self._read_header()
         except BaseException as error:
             self._tiff.close()
-            if isinstance(error, InputError) or not isinstance(error, _FAULTS):
+            if isinstance(error, InputError) or not isinstance(error, TIFF_FAULTS):
                 raise
-            raise InputError(f"{self.path}: the TIFF directories are damaged ({_short(error)}).") from error
+            raise InputError(f"{self.path}: the TIFF directories are damaged ({short_text(error)}).") from error
 
     def frames(self, first: int, last: int) -> np.ndarray:
         """Frames `first ... last - 1`, `(n, y, x)`, row 0 being the last row of the TIFF."""
@@ -87,7 +87,7 @@ class TiffImages:
             try:
                 page = self._tiff.pages[i]
                 image = page.asarray(maxworkers=1)
-            except _FAULTS as error:
+            except TIFF_FAULTS as error:
                 raise self._frame_error(i, error) from error
             except Exception as error:
                 if type(error).__module__.startswith("imagecodecs"):
@@ -112,7 +112,7 @@ class TiffImages:
 
     def _frame_error(self, i: int, error: Exception) -> InputError:
         return InputError(
-            f"{self.path}, frame {i + 1} of {self.header.shape[0]}: cannot be decoded ({_short(error)}); the file is "
+            f"{self.path}, frame {i + 1} of {self.header.shape[0]}: cannot be decoded ({short_text(error)}); the file is "
             "cut short or damaged. Copy it again."
         )
 
@@ -182,7 +182,7 @@ def write_tiff(path: Path | str, array: np.ndarray, *, compression: str | None =
             )  # fmt: skip
 
 
-def _check_start(path: Path) -> None:
+def check_tiff_start(path: Path) -> None:
     try:
         with path.open("rb") as file:
             start = file.read(4)
@@ -196,6 +196,6 @@ def _check_start(path: Path) -> None:
         raise InputError(f"{path}: not a TIFF file (it begins with {start!r}); is the suffix wrong?")
 
 
-def _short(error: Exception) -> str:
+def short_text(error: Exception) -> str:
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     return text[:120]
