@@ -8,7 +8,6 @@ same to the last bit on one thread and on sixteen.
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from cryoloom.contract import Executor

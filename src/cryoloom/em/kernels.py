@@ -18,7 +18,7 @@ two_u = np.uint64(2)
 
 @njit(nogil=True, cache=True, fastmath=True, inline="always")
 def _phase_tables(shift_y: float, shift_x: float, box: int, table: np.ndarray) -> None:
-    """cos and sin of `2π k s / box` for k = -box/2 ... box/2, x in rows 0 and 1, y in rows 2 and 3."""
+    """Cos and sin of `2π k s / box` for k = -box/2 ... box/2, x in rows 0 and 1, y in rows 2 and 3."""
     half = table.shape[1] // 2
     for i in range(table.shape[1]):
         a = 2.0 * math.pi * (i - half) * shift_x / box

@@ -21,7 +21,7 @@ f32 = np.float32
 
 
 def split_group(symmetry: str) -> tuple[np.ndarray, np.ndarray]:
-    """Coset representatives `c` and exact operators `e` with `G = {c e}`, `(a, 3, 3)` and `(b, 3, 3)`, identities first."""
+    """Coset representatives `c` and exact operators `e`, `(a, 3, 3)` and `(b, 3, 3)`, identity first; `G = {c e}`."""
     group = symmetry_matrices(symmetry).numpy()
     exact = [g for g in group if np.abs(np.abs(g) - np.rint(np.abs(g))).max() < 1e-6]
     left = list(range(len(group)))

@@ -20,9 +20,6 @@ class ReconstructSettings(Settings):
         pattern="^(optics|micrograph)$",
         expert=True,
     )
-    exact: bool = setting(
-        True, "Solve the least-squares problem by conjugate gradients, not only by division.", expert=True
-    )
 
 
 RECONSTRUCT = StageDeclaration(

@@ -1,0 +1,55 @@
+"""How likely each particle's pose is right.
+
+A right pose gains about the log-likelihood that the model itself predicts, half the norm term: the ratio of the two
+is near 1. Junk and lost particles gain what the best of many wrong poses gains, whatever the model predicts, and
+form a second, lower population. Two Gaussians with a common origin in the data tell them apart.
+"""
+
+import numpy as np
+
+
+def gain_ratio(log_likelihood: np.ndarray, expected_gain: np.ndarray) -> np.ndarray:
+    """Gained over predicted log-likelihood, `(n,)`."""
+    return log_likelihood / np.maximum(expected_gain, 1e-9)
+
+
+def pose_reliability(log_likelihood: np.ndarray, expected_gain: np.ndarray, posterior_max: np.ndarray) -> np.ndarray:
+    """Probability that each pose is right, `(n,)`: that of the upper population times the posterior of the best mode.
+
+    Where the ratios do not fall into two populations, the posterior of the mode alone is given.
+    """
+    ratio = gain_ratio(log_likelihood, expected_gain)
+    upper = _upper_share(ratio)
+    return np.clip(upper * posterior_max, 0.0, 1.0)
+
+
+def _upper_share(ratio: np.ndarray) -> np.ndarray:
+    """Posterior of the upper of two Gaussians fitted by EM; ones where two describe the data no better than one."""
+    n = len(ratio)
+    if n < 50:
+        return np.ones(n)
+    low, high = np.quantile(ratio, [0.02, 0.7])
+    mean = np.array([low, high])
+    spread = np.full(2, max(0.5 * (high - low), 1e-6))
+    weight = np.array([0.15, 0.85])
+    share = np.ones(n)
+    for _ in range(200):
+        log_density = np.log(weight) - np.log(spread) - 0.5 * ((ratio[:, None] - mean) / spread) ** 2
+        top = log_density.max(1, keepdims=True)
+        density = np.exp(log_density - top)
+        both = density.sum(1, keepdims=True)
+        posterior = density / both
+        total = posterior.sum(0)
+        if total.min() < 3:
+            return np.ones(n)
+        before = mean.copy()
+        mean = posterior.T @ ratio / total
+        spread = np.sqrt(np.maximum((posterior * (ratio[:, None] - mean) ** 2).sum(0) / total, 1e-8))
+        weight = total / n
+        share = posterior[:, 1]
+        if np.abs(mean - before).max() < 1e-5:
+            break
+    # two populations count when their means lie apart by more than their spreads
+    if mean[1] - mean[0] < 1.5 * max(spread[0], spread[1]):
+        return np.ones(n)
+    return np.where(ratio > mean[1], 1.0, np.where(ratio < mean[0], np.minimum(share, 0.5), share))

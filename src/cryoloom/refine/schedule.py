@@ -1,0 +1,492 @@
+"""The schedule of a refinement: iterations over the engine until nothing improves, each kept on disk.
+
+An iteration searches (all poses, or none when the poses have settled), refines the survivors off the grid at the
+present resolution, shares each particle among the modes that are left, re-estimates noise and scale, inserts,
+solves both halves, and takes the next resolution from their FSC. State after each iteration is one file, so a
+killed job goes on from there to the same bits.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryoloom.contract import Executor
+from cryoloom.em.accumulate import accumulate
+from cryoloom.em.gauss_newton import PosePriors, pose_errors, refine_poses
+from cryoloom.em.halves import HalfPair, ball_mask, prepare_references, reference_volumes, solve_halves
+from cryoloom.em.images import ImageSource
+from cryoloom.em.noise import NoiseModel, estimate_image_power, estimate_noise
+from cryoloom.em.poses import (
+    Candidates,
+    PoseTable,
+    best_of,
+    empty_poses,
+    group_starts,
+    join_candidates,
+    posterior_of,
+)
+from cryoloom.em.search import search_directions, search_poses, shift_grid
+from cryoloom.em.solve import SolvableSums, prepare_sums
+from cryoloom.fourier.slices import PaddedSpectrum
+from cryoloom.geometry import pose_distance
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a refinement is asked to do; lengths in Å.
+
+    Attributes
+    ----------
+    symmetry, diameter, initial_lowpass
+        Point group, diameter of the particle's ball, resolution of the reference.
+    max_iterations
+        Most iterations, the last one included.
+    global_passes
+        Number of iterations with a global search, or None to decide by what still moves.
+    shift_range
+        Largest shift of the first search.
+    local
+        Poses are given: no global search.
+    turn_sd
+        Spread of the poses about those given, radians; 0 sets no limit.
+    soft
+        Share particles among modes.
+    own_masks
+        Masks from the half maps; else the ball.
+    dtype
+        Operands of the search.
+    """
+
+    symmetry: str
+    diameter: float
+    initial_lowpass: float = 40.0
+    max_iterations: int = 18
+    global_passes: int | None = None
+    shift_range: float = 20.0
+    local: bool = False
+    turn_sd: float = 0.0
+    soft: bool = True
+    own_masks: bool = True
+    dtype: torch.dtype = torch.float32
+
+
+@dataclass
+class State:
+    """Where a refinement stands; everything the next iteration needs.
+
+    Attributes
+    ----------
+    iteration
+        Iterations done.
+    n_global
+        Global searches done.
+    radius
+        Last shell that counts in the next iteration.
+    grid_radius
+        Rings of the last global search.
+    poses
+        Best pose of each particle.
+    modes
+        All poses that share particles, or None before the first iteration.
+    noise
+        Noise spectra.
+    volumes
+        Reference volume of each half.
+    finished, last, rescued
+        Whether the schedule has ended; whether the next iteration is the last; whether the safety net was out.
+    history
+        One dict of numbers per iteration.
+    """
+
+    iteration: int
+    n_global: int
+    radius: int
+    grid_radius: int
+    poses: PoseTable
+    modes: Candidates | None
+    noise: NoiseModel
+    volumes: list[Tensor]
+    finished: bool = False
+    last: bool = False
+    rescued: bool = False
+    history: list[dict[str, float]] = field(default_factory=list)
+    curves: list[np.ndarray] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the last iteration leaves behind."""
+
+    halves: tuple[SolvableSums, SolvableSums]
+    pair: HalfPair
+    state: State
+
+
+def begin(source: ImageSource, reference: Tensor, half: np.ndarray, plan: Plan, executor: Executor) -> State:
+    """State before the first iteration: the low-passed reference in both halves."""
+    rows = np.arange(len(source))
+    pixel_size = source.field / reference.shape[0]
+    volume = reference * ball_mask(reference.shape[0], pixel_size, plan.diameter)
+    poses = empty_poses(len(source), half)
+    if plan.local and source.particles.rotation is not None:
+        p = source.particles
+        poses.rotation[:] = p.rotation
+        poses.shift_px[:] = 0.0 if p.shift is None else p.shift / source.pixel_size
+        poses.scale[:] = 1.0 if p.scale is None else np.where(np.isfinite(p.scale), p.scale, 1.0)
+        poses.known[:] = True
+        poses.moved[:] = 0.0
+    return State(
+        iteration=0,
+        n_global=0,
+        radius=_clip_radius(source, 1.2 * source.field / plan.initial_lowpass, low=4),
+        grid_radius=0,
+        poses=poses,
+        modes=None,
+        noise=estimate_image_power(source, executor, rows),
+        volumes=[volume, volume],
+    )
+
+
+def iterate(
+    source: ImageSource, state: State, plan: Plan, executor: Executor, log: Callable[[str], None]
+) -> tuple[State, Outcome]:
+    """One iteration; returns the state after it and the sums it made."""
+    rows = np.arange(len(source))
+    poses, radius, field_ = state.poses, state.radius, source.field
+    notes: dict[str, float] = {"resolution_used": field_ / radius}
+    do_global = not plan.local and _wants_global(state, plan)
+    references = prepare_references(state.volumes, executor, radius)
+    noise, volumes = state.noise, state.volumes
+    n_global, grid_radius = state.n_global, state.grid_radius
+    priors = PosePriors(
+        scale_sd=0.5 if state.iteration == 0 else 0.15,
+        turn_sd=plan.turn_sd,
+        rotation=source.particles.rotation if plan.turn_sd > 0 else None,
+    )
+    largest_turn = float(np.clip(field_ / radius / plan.diameter * 1.5, np.deg2rad(1.0), np.deg2rad(8.0)))
+    fit = _Fit(source, references, poses.half, noise, executor, priors, largest_turn)
+    before = poses.rotation.copy()
+
+    if do_global:
+        grid_radius = _grid_radius(source, state, plan)
+        candidates = _global_candidates(source, references, state, plan, executor, grid_radius, rows)
+        if state.iteration == 0:
+            # The grey scale of a foreign map is unknown: take it from the data.
+            gain = float(np.median(candidates.scale[best_of(candidates, candidates.log_likelihood)]))
+            gain = gain if np.isfinite(gain) and gain > 0 else 1.0
+            volumes = [volumes[0] * gain] * 2 if volumes[0] is volumes[1] else [v * gain for v in volumes]
+            references = prepare_references(volumes, executor, radius)
+            fit = _Fit(source, references, poses.half, noise, executor, priors, largest_turn)
+            notes["gain"] = gain
+        candidates = replace(candidates, scale=np.ones(len(candidates)))
+        if poses.known.any():
+            known = np.flatnonzero(poses.known)
+            candidates = join_candidates([candidates, poses.candidates(known)])
+        n_global += 1
+        middle = min(radius, max(grid_radius, radius // 2))
+        candidates = fit(candidates, middle, 5)
+        candidates = _survivors(candidates, 2 if not plan.soft else 6, 1e-3)
+        if middle < radius or True:
+            candidates = fit(candidates, radius, 5)
+    else:
+        candidates = state.modes if state.modes is not None else poses.candidates(rows)
+        candidates = fit(candidates, radius, 5)
+    if state.last and not state.rescued and not plan.local:
+        candidates, rescued = _safety_net(source, references, poses, candidates, fit, plan, executor, noise, radius)
+        notes["rescued"] = float(rescued)
+    candidates = _survivors(candidates, 6 if plan.soft else 1, 1e-3)
+    share = posterior_of(candidates)
+    if not plan.soft:
+        share = np.ones(len(candidates))
+    candidates = replace(candidates, posterior=share)
+    candidates = _normalise_scale(candidates, poses.half)
+    _update_poses(poses, candidates, before, plan.symmetry)
+    notes["moved_deg"] = float(np.rad2deg(np.median(poses.moved)))
+    notes["moved_far"] = float(np.mean(poses.moved > np.deg2rad(10.0)))
+    notes["modes"] = float(len(candidates) / len(rows))
+
+    noise = estimate_noise(source, references, poses, rows, noise, executor, radius=radius)
+    last = state.last or state.iteration + 1 >= plan.max_iterations
+    reach = source.points.radius if last else _clip_radius(source, max(radius + 10, 1.5 * radius))
+    target = poses.half[candidates.row] - 1
+    sums = accumulate(source, candidates, target, 2, noise, executor, radius=reach)
+    halves = (prepare_sums(sums[0], plan.symmetry, executor), prepare_sums(sums[1], plan.symmetry, executor))
+    del sums
+    pair = solve_halves(
+        halves,
+        source.box,
+        field_,
+        plan.diameter,
+        executor,
+        own_masks=plan.own_masks and state.iteration > 0,
+        mask_lowpass=max(15.0, 1.5 * field_ / radius),
+    )
+    next_radius = int(np.clip(pair.radius + 1, _clip_radius(source, field_ / plan.initial_lowpass, low=4), reach))
+    volumes = reference_volumes(halves, pair, executor, radius=next_radius)
+    notes["resolution"] = field_ / max(pair.radius, 1)
+    settled = next_radius <= max(radius + 1, 1.03 * radius)
+    state = State(
+        iteration=state.iteration + 1,
+        n_global=n_global,
+        radius=next_radius,
+        grid_radius=grid_radius,
+        poses=poses,
+        modes=candidates,
+        noise=noise,
+        volumes=volumes,
+        finished=last,
+        last=not last
+        and (
+            (settled and not do_global and next_radius >= 4)
+            or next_radius >= source.points.radius - 1
+            or state.iteration + 2 >= plan.max_iterations
+        ),
+        history=[*state.history, notes],
+        curves=[*state.curves, pair.fsc],
+    )
+    log(
+        f"iteration {state.iteration}: used {notes['resolution_used']:.1f} Å, reached {notes['resolution']:.2f} Å, "
+        f"moved {notes['moved_deg']:.2f}° (median), {100 * notes['moved_far']:.1f} % more than 10°, "
+        f"{notes['modes']:.2f} modes per particle, {int(notes.get('rescued', 0))} rescued"
+    )
+    return state, Outcome(halves, pair, state)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """The continuous fit with everything but candidates, radius and steps fixed."""
+
+    source: ImageSource
+    references: list[PaddedSpectrum]
+    half: np.ndarray
+    noise: NoiseModel
+    executor: Executor
+    priors: PosePriors
+    largest_turn: float
+
+    def __call__(self, candidates: Candidates, radius: int, n_steps: int) -> Candidates:
+        return refine_poses(
+            self.source,
+            self.references,
+            self.half,
+            candidates,
+            self.noise,
+            self.executor,
+            radius=radius,
+            n_steps=n_steps,
+            priors=self.priors,
+            largest_turn=self.largest_turn,
+        )
+
+
+def _clip_radius(source: ImageSource, radius: float, low: int = 4) -> int:
+    return int(np.clip(round(radius), low, source.points.radius))
+
+
+def _wants_global(state: State, plan: Plan) -> bool:
+    if plan.global_passes is not None:
+        return state.n_global < plan.global_passes
+    if state.n_global < 2:
+        return True
+    if state.n_global >= 6 or not state.history:
+        return False
+    return state.history[-1]["moved_far"] > 0.05
+
+
+def _grid_radius(source: ImageSource, state: State, plan: Plan) -> int:
+    """Rings of this pass: about 5, 10, then 15 resolution lengths across the particle, within the present limit."""
+    across = source.field / plan.diameter
+    asked = (5.0, 10.0, 15.0)[min(state.n_global, 2)] * across
+    return int(np.clip(round(asked), 4, state.radius))
+
+
+def _global_candidates(
+    source: ImageSource,
+    references: list[PaddedSpectrum],
+    state: State,
+    plan: Plan,
+    executor: Executor,
+    n_rings: int,
+    rows: np.ndarray,
+) -> Candidates:
+    first = state.n_global == 0
+    resolution = source.field / n_rings
+    step = float(np.clip((0.15 if first else 0.2) * resolution / source.pixel_size, 1.0, 4.0))
+    reach = plan.shift_range / source.pixel_size if first else 2 * step
+    n_side = (4, 4, 6)[min(state.n_global, 2)]
+    return search_poses(
+        source,
+        references,
+        state.poses.half,
+        rows,
+        state.noise,
+        executor,
+        n_rings=n_rings,
+        rotations=search_directions(n_side, plan.symmetry),
+        shifts_px=shift_grid(reach, step),
+        centre_px=state.poses.shift_px,
+        top=4,
+        dtype=plan.dtype,
+    )
+
+
+def _survivors(candidates: Candidates, most: int, least_share: float) -> Candidates:
+    """Of each particle the best `most` candidates with at least `least_share` of its posterior, copies removed."""
+    share = posterior_of(candidates)
+    order = np.lexsort((np.arange(len(share)), -share, candidates.row))
+    ordered = candidates.select(order)
+    share = share[order]
+    starts = group_starts(ordered.row)
+    rank = np.arange(len(share)) - np.repeat(starts, np.diff(np.r_[starts, len(share)]))
+    keep = (rank < most) & ((share >= least_share) | (rank == 0))
+    # two starts that ran into one optimum count once
+    for back in range(1, most):
+        other = np.arange(len(share)) - back
+        same = (other >= 0) & (rank >= back)
+        i = np.flatnonzero(same & keep)
+        j = other[i]
+        cosine = 0.5 * (np.einsum("nij,nij->n", ordered.rotation[i], ordered.rotation[j]) - 1.0)
+        close = (cosine > np.cos(np.deg2rad(0.5))) & (
+            np.linalg.norm(ordered.shift_px[i] - ordered.shift_px[j], axis=1) < 0.5
+        ) & (ordered.reference[i] == ordered.reference[j])
+        keep[i[close]] = False
+    return ordered.select(np.flatnonzero(keep))
+
+
+def _safety_net(
+    source: ImageSource,
+    references: list[PaddedSpectrum],
+    poses: PoseTable,
+    candidates: Candidates,
+    fit: _Fit,
+    plan: Plan,
+    executor: Executor,
+    noise: NoiseModel,
+    radius: int,
+) -> tuple[Candidates, int]:
+    """Search the worst tenth again over all poses and all shifts; keep what has the better likelihood."""
+    best = candidates.select(best_of(candidates, candidates.log_likelihood))
+    assert best.information is not None
+    expected = 0.5 * best.information[:, 5, 5]
+    worst = best.row[np.argsort(best.log_likelihood / expected, kind="stable")[: max(1, len(best) // 10)]]
+    n_rings = int(np.clip(round(11.0 * source.field / plan.diameter), 4, radius))
+    step = float(np.clip(0.15 * source.field / n_rings / source.pixel_size, 1.0, 4.0))
+    found = search_poses(
+        source,
+        references,
+        poses.half,
+        worst,
+        noise,
+        executor,
+        n_rings=n_rings,
+        rotations=search_directions(5, plan.symmetry),
+        shifts_px=shift_grid(plan.shift_range / source.pixel_size, step),
+        top=8,
+        dtype=plan.dtype,
+    )
+    found = replace(found, scale=np.ones(len(found)))
+    found = fit(found, min(radius, max(n_rings, radius // 2)), 5)
+    found = fit(_survivors(found, 2, 1e-3), radius, 8)
+    old = best.log_likelihood[np.searchsorted(best.row, found.row)]
+    better = np.unique(found.row[found.log_likelihood > old + 1.0])
+    joined = join_candidates(
+        [replace(candidates, posterior=None), replace(found, posterior=None)]
+    )
+    return joined, len(better)
+
+
+def _normalise_scale(candidates: Candidates, half: np.ndarray) -> Candidates:
+    """Bring the mean scale of each half to 1; the map takes up the rest."""
+    assert candidates.posterior is not None
+    scale = candidates.scale.copy()
+    for h in (1, 2):
+        mine = half[candidates.row] == h
+        if mine.any():
+            scale[mine] /= np.average(scale[mine], weights=candidates.posterior[mine])
+    return replace(candidates, scale=scale)
+
+
+def _update_poses(poses: PoseTable, candidates: Candidates, before: np.ndarray, symmetry: str) -> None:
+    assert candidates.posterior is not None and candidates.information is not None
+    best = best_of(candidates, candidates.posterior)
+    rows = candidates.row[best]
+    poses.rotation[rows] = candidates.rotation[best]
+    poses.shift_px[rows] = candidates.shift_px[best]
+    poses.scale[rows] = candidates.scale[best]
+    poses.reference[rows] = candidates.reference[best]
+    poses.log_likelihood[rows] = candidates.log_likelihood[best]
+    information = candidates.information[best]
+    poses.expected_gain[rows] = 0.5 * information[:, 5, 5]
+    poses.posterior_max[rows] = candidates.posterior[best]
+    starts = group_starts(candidates.row)
+    poses.n_significant[rows] = 1.0 / np.add.reduceat(candidates.posterior**2, starts)
+    pose_error, shift_error = pose_errors(information)
+    poses.pose_error[rows], poses.shift_error_px[rows] = pose_error, shift_error
+    distance = pose_distance(torch.from_numpy(before[rows]), torch.from_numpy(poses.rotation[rows]), symmetry).numpy()
+    poses.moved[rows] = np.where(poses.known[rows], distance, np.pi)
+    poses.known[rows] = True
+
+
+def save_state(path: Path, state: State) -> None:
+    """Write the state beside its place, then rename."""
+    columns = {f"poses_{k}": v for k, v in state.poses.arrays().items()}
+    if state.modes is not None:
+        m = state.modes
+        columns |= {
+            "modes_row": m.row, "modes_rotation": m.rotation, "modes_shift_px": m.shift_px, "modes_scale": m.scale,
+            "modes_reference": m.reference, "modes_log_likelihood": m.log_likelihood, "modes_posterior": m.posterior,
+        }  # fmt: skip
+    numbers = np.array(
+        [state.iteration, state.n_global, state.radius, state.grid_radius, state.finished, state.last, state.rescued],
+        dtype=np.int64,
+    )
+    keys = sorted({k for h in state.history for k in h})
+    history = np.array([[h.get(k, np.nan) for k in keys] for h in state.history]).reshape(len(state.history), len(keys))
+    temporary = path.with_name(path.name + ".part")
+    with temporary.open("wb") as file:
+        np.savez(
+            file,
+            numbers=numbers,
+            noise=state.noise.power,
+            volumes=np.stack([v.numpy() for v in state.volumes]),
+            history=history,
+            history_keys=np.array(keys),
+            n_curves=len(state.curves),
+            **{f"curve_{i}": c for i, c in enumerate(state.curves)},
+            **columns,
+        )
+    temporary.replace(path)
+
+
+def load_state(path: Path) -> State:
+    """Read what `save_state` wrote."""
+    with np.load(path, allow_pickle=False) as stored:
+        data = {k: stored[k] for k in stored.files}
+    iteration, n_global, radius, grid_radius, finished, last, rescued = (int(v) for v in data["numbers"])
+    poses = PoseTable(**{k[len("poses_") :]: v for k, v in data.items() if k.startswith("poses_")})
+    modes = None
+    if "modes_row" in data:
+        modes = Candidates(**{k[len("modes_") :]: v for k, v in data.items() if k.startswith("modes_")})
+    keys = [str(k) for k in data["history_keys"]]
+    history = [
+        {k: float(v) for k, v in zip(keys, row, strict=True) if np.isfinite(v)} for row in data["history"]
+    ]
+    return State(
+        iteration,
+        n_global,
+        radius,
+        grid_radius,
+        poses,
+        modes,
+        NoiseModel(data["noise"]),
+        [torch.from_numpy(v) for v in data["volumes"]],
+        bool(finished),
+        bool(last),
+        bool(rescued),
+        history,
+        [data[f"curve_{i}"] for i in range(int(data["n_curves"]))],
+    )
