@@ -1,0 +1,131 @@
+"""Fit of the motion field to tile spectra: Gauss–Newton steps on the joint likelihood of all tiles and frames.
+
+Each step measures the slope of the likelihood at the present field, and the signal in each shell and tile, and solves
+for all modes and frames at once. While the field is still wrong the high frequencies of the sum cancel, so their measured
+signal, and with it their weight, is small: the fit goes from coarse to fine by itself.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cryoloom.motion.field import MotionField, mode_values
+from cryoloom.motion.likelihood import (
+    align_spectra,
+    gradient,
+    information,
+    likelihood_weight,
+    measure_ssnr,
+    pair_laplacian,
+)
+from cryoloom.motion.prior import motion_prior, solve_motion
+from cryoloom.motion.tiles import TileSpectra
+
+
+@dataclass(frozen=True)
+class FieldFit:
+    """Result of `fit_field`.
+
+    Attributes
+    ----------
+    field
+        The field in pixels of the frames that were cut.
+    ssnr
+        Signal over noise of one frame per shell, `(n_shells,)`.
+    tile_scale
+        Signal of each tile relative to the mean, `(j,)`.
+    step_rms_px
+        Size of the last step, per iteration.
+    step_variance_px2
+        Step variance per degree that the data preferred.
+    """
+
+    field: MotionField
+    ssnr: np.ndarray
+    tile_scale: np.ndarray
+    step_rms_px: list[float]
+    step_variance_px2: np.ndarray
+
+
+def fit_field(
+    spectra: TileSpectra,
+    shape: tuple[int, int],
+    *,
+    degree: int,
+    initial: MotionField,
+    ssnr: np.ndarray,
+    dose_per_frame: float = 1.0,
+    pair_weight: np.ndarray | None = None,
+    max_iterations: int = 8,
+    tolerance_px: float = 0.02,
+) -> FieldFit:
+    """Fit a field of `degree` to the tiles.
+
+    Parameters
+    ----------
+    shape
+        Rows and columns of the frames that were cut.
+    initial
+        Field to start from, of any degree up to `degree`.
+    ssnr
+        Signal over noise of one frame per shell to start from, `(n_shells,)`.
+    pair_weight
+        Weight of each pair of frames, `(t, t)`, or None for ones.
+    """
+    n_tiles, n_frames = spectra.n_tiles, spectra.n_frames
+    values = mode_values(spectra.centre_px, shape, degree)  # (j, m)
+    n_modes = values.shape[1]
+    modes = np.zeros((n_modes, n_frames, 2))
+    modes[: len(initial.modes_px)] = initial.modes_px
+    prior = motion_prior(n_frames, degree, dose_per_frame)
+    variance = np.full(degree + 1, 0.02)
+    variance[0] = max(0.05, float(np.mean(np.diff(modes[0], axis=0) ** 2)))
+    laplacian = pair_laplacian(n_frames, pair_weight)
+    pairs = None
+    if pair_weight is not None:
+        pairs = torch.as_tensor(pair_weight, dtype=torch.float32, device=spectra.dft.device)
+    scale = np.ones(n_tiles)
+    counts = spectra.shell_counts()
+    covariance = np.zeros((n_modes * n_frames,) * 2)
+    steps: list[float] = []
+    power = spectra.power.sum(0)
+    for iteration in range(max_iterations):
+        residual = np.einsum("jm,mtc->jtc", values, modes) - spectra.offset_px
+        aligned_power = np.zeros((n_tiles, spectra.n_shells))
+        system = np.zeros((n_modes, n_modes))
+        score = np.zeros((n_modes, n_frames, 2))
+        for j in range(n_tiles):
+            curve = likelihood_weight(scale[j] * ssnr, n_frames)
+            weight = spectra.spread(curve) * spectra.multiplicity
+            slope, total = gradient(spectra, align_spectra(spectra, j, residual[j]), weight, pairs)
+            aligned_power[j] = spectra.shell_sums(total.real**2 + total.imag**2)
+            h = information(spectra, weight, spectra.spread(scale[j] * ssnr))
+            system += h * np.outer(values[j], values[j])
+            score += values[j][:, None, None] * slope
+        full = np.kron(system, laplacian)
+        flat = modes.reshape(n_modes * n_frames, 2)
+        proposed, covariance, variance = solve_motion(
+            prior, full, score.reshape(-1, 2) + full @ flat, variance, n_updates=4
+        )
+        moved = np.einsum("jm,mtc->jtc", values, proposed - modes)
+        moved -= moved.mean(1, keepdims=True)
+        steps.append(float(np.sqrt(np.mean(moved**2))))
+        modes = proposed
+        ssnr = measure_ssnr(spectra, aligned_power.sum(0), power)
+        scale = _tile_scales(aligned_power - spectra.power, ssnr, counts, n_frames)
+        if steps[-1] < tolerance_px and iteration >= 2:
+            break
+    return FieldFit(MotionField(modes, shape, degree, covariance), ssnr, scale, steps, variance)
+
+
+def _tile_scales(excess: np.ndarray, ssnr: np.ndarray, counts: np.ndarray, n_frames: int) -> np.ndarray:
+    """Signal of each tile over the mean signal, from the excess power of its aligned sum `(j, n_shells)`."""
+    weight = likelihood_weight(ssnr, n_frames)
+    expected = float((weight * ssnr * counts).sum()) * n_frames * (n_frames - 1)
+    if expected <= 0:
+        return np.ones(len(excess))
+    scale = (excess @ weight) / expected
+    error = np.sqrt((weight**2 * counts).sum()) * n_frames / expected
+    shrunk = 1 + (scale - 1) * 1 / (1 + error**2)
+    return np.clip(shrunk, 0.02, 8.0)

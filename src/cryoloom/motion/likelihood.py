@@ -1,0 +1,114 @@
+"""Likelihood of the motion, its gradient and its information, from whitened tile spectra.
+
+Frames show one unknown specimen and independent noise. With the specimen's power `p` (in units of the noise) as its
+prior, the specimen integrates out and the log-likelihood of the displacements of one tile is
+
+`L = Σ_k w(k) |Σ_t F_t(k) exp(2πi k·d_t)|²,  w = p / (1 + T p)`,
+
+a sum over all pairs of frames of their weighted cross-correlations at `d_t - d_s`: the weights are those of a Wiener
+filter, so nothing has to be guessed (the B-factor of other programs). The expected information on one axis is
+`h (T I - 1 1ᵀ)` with `h = 2 Σ_k w p (2π k)²`. Pairs can be given weights `u_ts`; `T I - 1 1ᵀ` then becomes the Laplacian
+of `u`. (Brilot 2012, doi:10.1016/j.jsb.2012.02.003, and Li 2013, doi:10.1038/nmeth.2472, for all pairs; the likelihood
+is that of a Gaussian specimen.)
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryoloom.motion.tiles import TileSpectra
+
+
+def align_spectra(spectra: TileSpectra, tile: int, residual_px: np.ndarray) -> Tensor:
+    """Spectra of one tile with the displacements `residual_px` `(t, 2)` taken out, `(t, ny, nx)` complex64."""
+    return spectra.dft[tile] * phase_factors(spectra, residual_px)
+
+
+def phase_factors(spectra: TileSpectra, shift_px: np.ndarray) -> Tensor:
+    """`exp(2πi k·s)` for shifts `(t, 2)`, `(t, ny, nx)` complex64."""
+    shift = torch.as_tensor(shift_px, dtype=torch.float32, device=spectra.dft.device)
+    along_y = torch.exp(2j * math.pi * shift[:, :1] * spectra.ky_per_px)
+    along_x = torch.exp(2j * math.pi * shift[:, 1:] * spectra.kx_per_px)
+    return along_y[:, :, None] * along_x[:, None, :]
+
+
+def likelihood_weight(ssnr: np.ndarray, n_frames: int) -> np.ndarray:
+    """`p / (1 + T p)` for signal-to-noise ratios `p` of one frame."""
+    return np.asarray(ssnr / (1 + n_frames * ssnr))
+
+
+def gradient(
+    spectra: TileSpectra, aligned: Tensor, weight: Tensor, pair_weight: Tensor | None = None
+) -> tuple[np.ndarray, Tensor]:
+    """Gradient of `L` by the displacement of each frame, and the sum of the aligned spectra.
+
+    Parameters
+    ----------
+    aligned
+        `(t, ny, nx)` from `align_spectra`.
+    weight
+        `w` on the coefficients, `(ny, nx)`, multiplicity included.
+    pair_weight
+        `u`, `(t, t)` float32, or None for ones.
+
+    Returns
+    -------
+    slope
+        `(t, 2)` float64, per pixel.
+    total
+        `Σ_t` of `aligned`, `(ny, nx)`.
+    """
+    n = aligned.shape[0]
+    flat = aligned.reshape(n, -1)
+    total = aligned.sum(0)
+    slopes = []
+    for k in (spectra.ky_per_px[:, None], spectra.kx_per_px[None, :]):
+        factor = (4 * math.pi * weight * k).reshape(-1)
+        if pair_weight is None:
+            z = factor * total.reshape(-1)
+            slopes.append(torch.mv(flat.conj(), z).imag)
+        else:
+            others = pair_weight.to(flat.dtype) @ (flat * factor)
+            slopes.append((others * flat.conj()).sum(1).imag)
+    return torch.stack(slopes, -1).to(torch.float64).cpu().numpy(), total
+
+
+def information(spectra: TileSpectra, weight: Tensor, ssnr: Tensor) -> float:
+    """`h`: information of one pair of frames on their relative shift along one axis, per pixel²."""
+    k2 = 0.5 * (spectra.ky_per_px[:, None] ** 2 + spectra.kx_per_px**2)
+    return float((2 * (2 * math.pi) ** 2 * weight * ssnr * k2).sum(dtype=torch.float64))
+
+
+def pair_laplacian(n_frames: int, pair_weight: np.ndarray | None = None) -> np.ndarray:
+    """`T I - 1 1ᵀ`, or the Laplacian of `pair_weight` `(t, t)`."""
+    if pair_weight is None:
+        return n_frames * np.eye(n_frames) - np.ones((n_frames, n_frames))
+    u = pair_weight * (1 - np.eye(n_frames))
+    return np.asarray(np.diag(u.sum(1)) - u)
+
+
+def measure_ssnr(spectra: TileSpectra, aligned_power: np.ndarray, power: np.ndarray) -> np.ndarray:
+    """Signal-to-noise ratio of one frame per shell, smoothed, zero where it cannot be told from none.
+
+    Parameters
+    ----------
+    aligned_power
+        `Σ |Σ_t Y_t|²` per shell over all tiles, `(n_shells,)`.
+    power
+        `Σ Σ_t |Y_t|²` per shell over all tiles, `(n_shells,)`.
+    """
+    n, t = spectra.n_shells, spectra.n_frames
+    counts = spectra.shell_counts() * spectra.n_tiles
+    raw_sum = (aligned_power - power) / (t * (t - 1))
+    smooth = np.zeros(n)
+    error = np.full(n, np.inf)
+    for s in range(n):
+        half = max(1, round(0.06 * s))
+        window = slice(max(0, s - half), min(n, s + half + 1))
+        if counts[window].sum() > 0:
+            smooth[s] = raw_sum[window].sum() / counts[window].sum()
+            error[s] = 1 / (t * math.sqrt(counts[window].sum()))
+    ratio = np.where(smooth > 0, 2 * error / np.maximum(smooth, 1e-30), np.inf)
+    return np.where(ratio < 1, smooth * (1 - np.minimum(ratio, 1) ** 2), 0.0)

@@ -1,0 +1,185 @@
+"""Band-limited, whitened spectra of tiles of all frames: all that the measurement of motion looks at.
+
+Each tile is cut where its content is expected, to the nearest pixel; the rest of the shift is a phase. A movie of
+`t` frames becomes some hundred tiles of `t` spectra, a fifth of the size of the movie as float32.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryoloom.fourier.resize import good_size
+from cryoloom.fourier.transform import rfftn
+
+_FADE = 0.05  # part of a tile over which it fades at each side
+_AXIS_LINES = 1  # patterns of rows and columns lie on the axes of the spectrum: left out
+
+
+@dataclass(frozen=True)
+class TileSpectra:
+    """Spectra of tiles, white noise of power 1 per coefficient.
+
+    Attributes
+    ----------
+    dft
+        `(j, t, ny, nx)` complex64, rows in FFT order.
+    centre_px
+        Centres of the tiles, `(j, 2)` float64, pixels yx of the frames that were cut.
+    offset_px
+        Whole pixels by which the tile was moved in each frame, `(j, t, 2)` float64.
+    ky_per_px, kx_per_px
+        Frequencies `(ny,)` and `(nx,)`.
+    shell
+        Shell of each coefficient, `(ny, nx)` int64; `n_shells` for coefficients that are not used.
+    n_shells
+        Number of shells.
+    shell_width_per_px
+        Width of a shell in cycles per pixel.
+    multiplicity
+        How often a coefficient counts in a sum over half the plane, `(ny, nx)` float32, 0 for those not used.
+    noise_power
+        Power by which each shell was divided, `(n_shells,)` float64.
+    power
+        `Σ_t |F_t|²` in each shell of each tile, with multiplicities, `(j, n_shells)` float64.
+    """
+
+    dft: Tensor
+    centre_px: np.ndarray
+    offset_px: np.ndarray
+    ky_per_px: Tensor
+    kx_per_px: Tensor
+    shell: Tensor
+    n_shells: int
+    shell_width_per_px: float
+    multiplicity: Tensor
+    noise_power: np.ndarray
+    power: np.ndarray
+
+    @property
+    def n_tiles(self) -> int:
+        """Number of tiles."""
+        return int(self.dft.shape[0])
+
+    @property
+    def n_frames(self) -> int:
+        """Number of frames."""
+        return int(self.dft.shape[1])
+
+    def shell_frequency_per_px(self) -> np.ndarray:
+        """Mean frequency of each shell, `(n_shells,)`."""
+        return (np.arange(self.n_shells) + 0.5) * self.shell_width_per_px
+
+    def spread(self, curve: np.ndarray) -> Tensor:
+        """A value per shell on the coefficients, `(ny, nx)` float32; 0 where coefficients are not used."""
+        padded = torch.as_tensor(np.append(curve, 0.0), dtype=torch.float32, device=self.dft.device)
+        return padded[self.shell]
+
+    def shell_sums(self, values: Tensor) -> np.ndarray:
+        """Sums with multiplicities over shells of real values `(*batch, ny, nx)`, `(*batch, n_shells)` float64."""
+        flat = (values * self.multiplicity).reshape(-1, self.shell.numel()).to(torch.float64)
+        sums = torch.zeros(flat.shape[0], self.n_shells + 1, dtype=torch.float64, device=values.device)
+        sums.index_add_(1, self.shell.reshape(-1), flat)
+        return sums[:, :-1].reshape(*values.shape[:-2], self.n_shells).cpu().numpy()
+
+    def shell_counts(self) -> np.ndarray:
+        """Coefficients per shell of one tile, with multiplicities, `(n_shells,)`."""
+        return self.shell_sums(torch.ones_like(self.multiplicity))
+
+
+def tile_grid(n: int, tile: int) -> tuple[int, np.ndarray]:
+    """Size near `tile` and first pixels of tiles that cover `n` pixels and overlap just where they fade.
+
+    Returns
+    -------
+    size
+        Pixels, a size that transforms fast.
+    origins
+        First pixel of each tile, int64.
+    """
+    count = max(1, round(n / tile))
+    size = min(n, good_size(math.ceil(n / (count - _FADE * (count - 1)))))
+    return size, np.rint(np.linspace(0, n - size, count)).astype(np.int64)
+
+
+def cut_tiles(
+    frames: Tensor, trajectory_px: np.ndarray, tile: tuple[int, int], k_min_per_px: float, k_max_per_px: float
+) -> TileSpectra:
+    """Cut tiles that follow the whole-frame motion, and transform them.
+
+    Parameters
+    ----------
+    frames
+        `(t, h, w)` float32.
+    trajectory_px
+        Where content sits in each frame, `(t, 2)`.
+    tile
+        Rows and columns of a tile, about.
+    k_min_per_px, k_max_per_px
+        Band that is kept, cycles per pixel.
+    """
+    n_frames, h, w = frames.shape
+    device = frames.device
+    tile_h, origin_y = tile_grid(h, tile[0])
+    tile_w, origin_x = tile_grid(w, tile[1])
+    origins = np.stack(np.meshgrid(origin_y, origin_x, indexing="ij"), -1).reshape(-1, 2)
+    rounded = np.rint(trajectory_px).astype(np.int64)
+    start = np.clip(origins[:, None] + rounded[None], 0, [h - tile_h, w - tile_w])  # (j, t, 2)
+
+    m_y = min(math.ceil(k_max_per_px * tile_h), (tile_h - 1) // 2)
+    m_x = min(math.ceil(k_max_per_px * tile_w), (tile_w - 1) // 2)
+    ky = torch.cat([torch.arange(m_y + 1), torch.arange(-m_y, 0)]).to(torch.float64) / tile_h
+    kx = torch.arange(m_x + 1, dtype=torch.float64) / tile_w
+    k = torch.hypot(ky[:, None], kx)
+    # one tile of the whole frame has fine shells; they are no finer than 128 to the Nyquist frequency
+    width = max(1 / max(tile_h, tile_w), 0.5 / 128)
+    n_shells = math.ceil(k_max_per_px / width)
+    shell = (k / width).floor().to(torch.int64)
+    used = (k >= k_min_per_px) & (k <= k_max_per_px) & (shell < n_shells)
+    used &= ((ky * tile_h).abs() > _AXIS_LINES)[:, None] & (kx * tile_w > _AXIS_LINES)
+    shell = torch.where(used, shell, n_shells)
+    window = (_taper(tile_h)[:, None] * _taper(tile_w)).to(torch.float32).to(device)
+
+    dft = torch.empty(len(origins), n_frames, len(ky), len(kx), dtype=torch.complex64, device=device)
+    for j in range(len(origins)):
+        cut = torch.stack(
+            [frames[t, y : y + tile_h, x : x + tile_w] for t, (y, x) in enumerate(start[j].tolist())]
+        )
+        cut = (cut - cut.mean(dim=(1, 2), keepdim=True)) * window
+        full = rfftn(cut, 2)
+        dft[j, :, : m_y + 1] = full[:, : m_y + 1, : m_x + 1]
+        dft[j, :, m_y + 1 :] = full[:, tile_h - m_y :, : m_x + 1]
+    spectra = TileSpectra(
+        dft=dft,
+        centre_px=origins + 0.5 * (np.array([tile_h, tile_w]) - 1),
+        offset_px=(start - origins[:, None]).astype(np.float64),
+        ky_per_px=ky.to(torch.float32).to(device),
+        kx_per_px=kx.to(torch.float32).to(device),
+        shell=shell.to(device),
+        n_shells=n_shells,
+        shell_width_per_px=width,
+        multiplicity=used.to(torch.float32).to(device),
+        noise_power=np.ones(n_shells),
+        power=np.zeros((len(origins), n_shells)),
+    )
+    return _whiten(spectra)
+
+
+def _whiten(spectra: TileSpectra) -> TileSpectra:
+    """Divide by the mean noise amplitude of each shell, in place; strong tiles do not set it (median over tiles)."""
+    power = np.stack(
+        [spectra.shell_sums((tile.real**2 + tile.imag**2).sum(0)) for tile in spectra.dft]
+    )  # (j, n_shells)
+    counts = np.maximum(spectra.shell_counts(), 1e-9)
+    mean = np.maximum(np.median(power, axis=0) / (counts * spectra.n_frames), 1e-30)
+    spectra.dft.mul_(spectra.spread(1 / np.sqrt(mean)))
+    return TileSpectra(**{**spectra.__dict__, "noise_power": mean, "power": power / mean})
+
+
+def _taper(n: int) -> Tensor:
+    """Cosine edges."""
+    width = max(1, round(_FADE * n))
+    ramp = 0.5 - 0.5 * torch.cos(math.pi * (torch.arange(width, dtype=torch.float64) + 0.5) / width)
+    return torch.cat([ramp, torch.ones(n - 2 * width, dtype=torch.float64), ramp.flip(0)])

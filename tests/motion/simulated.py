@@ -1,0 +1,131 @@
+"""A small movie generator with known truth, for the tests of this room only."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.fft
+from scipy.ndimage import map_coordinates
+
+
+@dataclass(frozen=True)
+class SimulatedMovie:
+    """Frames `(t, h, w)` and where the content sits in each of them."""
+
+    frames: np.ndarray
+    drift_px: np.ndarray  # (t, 2), zero for frame 0
+    local_px: np.ndarray  # (6, t, 2), factors of 1, u, u², v, v², uv with u, v = x, y in [-0.5, 0.5]
+    signal: np.ndarray  # (h, w), undamaged and unmoved, unit variance
+    pixel_size: float
+
+    def field(self, position_px: np.ndarray) -> np.ndarray:
+        """True displacement `(n, t, 2)` of content that sits at `position_px` `(n, 2)` in frame 0."""
+        h, w = self.signal.shape
+        basis = quadratic_basis(position_px[:, 0] / h - 0.5, position_px[:, 1] / w - 0.5)
+        return self.drift_px[None] + np.einsum("mn,mtc->ntc", basis, self.local_px)
+
+
+def quadratic_basis(v, u):
+    return np.stack([np.ones_like(u), u, u**2, v, v**2, u * v])
+
+
+def specimen(h, w, pixel_size, rng, *, defocus=15_000.0, n_particles=None, bfactor=60.0):
+    """Random globular molecules in ice, with a CTF; zero mean, unit variance, dark on bright."""
+    n_particles = n_particles or max(8, int(h * w * pixel_size**2 / 150.0**2 / 1.6))
+    image = np.zeros((h, w), np.float32)
+    for _ in range(n_particles):
+        centre = rng.uniform(0, 1, 2) * (h, w)
+        n_atoms = 5000
+        direction = rng.normal(size=(n_atoms, 3))
+        radius = 60.0 * rng.uniform(0.15, 1, (n_atoms, 1)) ** (1 / 3)
+        direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+        # domains make low-frequency contrast
+        atoms = direction * radius
+        domain = rng.normal(0, 25, (6, 3))
+        atoms = atoms * 0.45 + domain[rng.integers(0, 6, n_atoms)]
+        yx = np.rint(centre + atoms[:, :2] / pixel_size).astype(int) % (h, w)
+        np.add.at(image, (yx[:, 0], yx[:, 1]), 1.0)
+    ky = scipy.fft.fftfreq(h, pixel_size)[:, None]
+    kx = scipy.fft.rfftfreq(w, pixel_size)[None]
+    k2 = ky**2 + kx**2
+    wavelength = 0.0196875
+    chi = -np.pi * wavelength * defocus * k2 + 0.5 * np.pi * 2.7e7 * wavelength**3 * k2**2 - np.arcsin(0.1)
+    envelope = np.sin(chi) * np.exp(-bfactor / 4 * k2) * (k2 < (0.45 / pixel_size) ** 2)
+    image = scipy.fft.irfft2(scipy.fft.rfft2(image) * envelope, s=(h, w)).astype(np.float32)
+    return (image - image.mean()) / image.std()
+
+
+def drift_curve(n, total_px, rng, *, jitter_px=0.1):
+    """Fast at first, then slow and curved, with a little jitter; zero at frame 0."""
+    t = np.arange(n)
+    speed = 1 + 4 * np.exp(-t / 3.0)
+    angle = rng.uniform(0, 2 * np.pi) + 0.8 * np.sin(2 * np.pi * t / n * rng.uniform(0.5, 1.2))
+    step = speed[:, None] * np.stack([np.sin(angle), np.cos(angle)], -1)
+    path = np.cumsum(step, 0)
+    path *= total_px / np.linalg.norm(path[-1] - path[0])
+    path += rng.normal(0, jitter_px, path.shape)
+    return path - path[0]
+
+
+def doming(n, size_px, rng):
+    """Quadratic local motion that saturates; `size_px` is the difference between centre and corner."""
+    t = 1 - np.exp(-np.arange(n) / (n / 4))
+    factors = np.zeros((6, n, 2))
+    factors[1, :, 1] = rng.uniform(-0.5, 1) * size_px * t
+    factors[3, :, 0] = rng.uniform(-0.5, 1) * size_px * t
+    for m in (2, 4):
+        factors[m] = rng.normal(0, 2.5 * size_px, 2) * t[:, None]
+    factors[5] = rng.normal(0, 1.5 * size_px, 2) * t[:, None]
+    return factors
+
+
+def simulate(
+    shape=(1024, 1024),
+    n=30,
+    *,
+    pixel_size=1.0,
+    snr=1e-3,
+    drift_px=20.0,
+    doming_px=0.0,
+    dose_per_frame=1.0,
+    counts=1.0,
+    seed=0,
+    damage=None,
+    noise="poisson",
+    signal=None,
+    bfactor=60.0,
+    jitter_px=0.1,
+):
+    """Movie of a moving specimen. `snr` is signal variance over noise variance per pixel of a frame."""
+    rng = np.random.default_rng(seed)
+    h, w = shape
+    margin = 64
+    big = (h + 2 * margin, w + 2 * margin)
+    signal_big = specimen(*big, pixel_size, rng, bfactor=bfactor) if signal is None else signal
+    drift = drift_curve(n, drift_px, rng, jitter_px=jitter_px)
+    local = doming(n, doming_px, rng) if doming_px else np.zeros((6, n, 2))
+    contrast = np.sqrt(snr / counts)
+    dft = scipy.fft.rfft2(signal_big)
+    ky = scipy.fft.fftfreq(big[0])[:, None]
+    kx = scipy.fft.rfftfreq(big[1])[None]
+    k = np.hypot(ky, kx) / pixel_size
+    grid_y, grid_x = np.mgrid[:h, :w].astype(np.float32)
+    v, u = grid_y / h - 0.5, grid_x / w - 0.5
+    frames = np.zeros((n, h, w), np.uint8 if noise == "poisson" else np.float32)
+    for t in range(n):
+        frame_dft = dft if damage is None else dft * damage(k, (t + 0.5) * dose_per_frame)
+        if doming_px:
+            still = scipy.fft.irfft2(frame_dft * np.exp(-2j * np.pi * (ky * drift[t, 0] + kx * drift[t, 1])), s=big)
+            # content at p moves to p + local(p): read at p - local(p - local(p))
+            dy, dx = (np.tensordot(local[:, t, c], quadratic_basis(v, u), 1) for c in range(2))
+            vy, ux = v - (dy + drift[t, 0]) / h, u - (dx + drift[t, 1]) / w
+            dy, dx = (np.tensordot(local[:, t, c], quadratic_basis(vy, ux), 1) for c in range(2))
+            moved = map_coordinates(still, [grid_y - dy + margin, grid_x - dx + margin], order=5, mode="nearest")
+        else:
+            moved = scipy.fft.irfft2(frame_dft * np.exp(-2j * np.pi * (ky * drift[t, 0] + kx * drift[t, 1])), s=big)
+            moved = moved[margin:-margin, margin:-margin]
+        rate = counts * (1 + contrast * moved)
+        if noise == "poisson":
+            frames[t] = np.minimum(rng.poisson(np.maximum(rate, 0)), 255)
+        else:
+            frames[t] = rate + rng.normal(0, np.sqrt(counts), rate.shape)
+    return SimulatedMovie(frames, drift, local, signal_big[margin:-margin, margin:-margin], pixel_size)
