@@ -1,0 +1,98 @@
+"""An independent recipe of micrographs, written in plain NumPy from the textbook formula."""
+
+import numpy as np
+import pytest
+
+
+def wavelength(voltage_kv):
+    volt = 1e3 * voltage_kv
+    return 12.2642596588 / np.sqrt(volt * (1 + 0.978475598e-6 * volt))
+
+
+def textbook_ctf(shape, pixel_size, u, v, angle, voltage_kv=300.0, cs_mm=2.7, contrast=0.1, phase_shift=0.0):
+    """CTF on the half plane, in the form of Rohou and Grigorieff (overall sign does not matter here)."""
+    ky = np.fft.fftfreq(shape[0], pixel_size)[:, None]
+    kx = np.fft.rfftfreq(shape[1], pixel_size)[None, :]
+    k2 = kx**2 + ky**2
+    lam = wavelength(voltage_kv)
+    defocus = 0.5 * (u + v) + 0.5 * (u - v) * np.cos(2 * (np.arctan2(ky, kx + 0 * ky) - angle))
+    gamma = np.pi * lam * defocus * k2 - 0.5 * np.pi * cs_mm * 1e7 * lam**3 * k2**2 + phase_shift
+    return np.sqrt(1 - contrast**2) * np.sin(gamma) + contrast * np.cos(gamma), np.sqrt(k2)
+
+
+def simulate_micrograph(
+    rng,
+    shape=(1024, 1024),
+    pixel_size=1.5,
+    u=15_000.0,
+    v=14_000.0,
+    angle=0.3,
+    *,
+    voltage_kv=300.0,
+    cs_mm=2.7,
+    contrast=0.1,
+    phase_shift=0.0,
+    envelope=80.0,
+    ice=0.3,
+    particles=0.6,
+    diameter=120.0,
+    coverage=0.2,
+    rise=0.8,
+):
+    """Particles of random atoms in ice, imaged and cut from a larger field, in coloured noise of unit shot noise.
+
+    `ice` and `particles` are the standard deviations of their projected potential in units of the shot noise,
+    `envelope` the B-factor in Å², `rise` the strength of the inelastic background at low frequency.
+    """
+    h, w = (int(1.2 * n) // 2 * 2 for n in shape)
+    n_particles = max(1, int(coverage * h * w * pixel_size**2 / (np.pi * diameter**2 / 4)))
+    n_atoms = 300
+    direction = rng.standard_normal((n_particles, n_atoms, 3))
+    direction /= np.linalg.norm(direction, axis=2, keepdims=True)
+    atoms = direction * (0.5 * diameter * rng.random((n_particles, n_atoms, 1)) ** (1 / 3)) / pixel_size
+    position = rng.random((n_particles, 1, 2)) * (h, w) + atoms[..., :2]
+    grid = np.zeros((h, w), np.float32)
+    row, column = position.astype(int).reshape(-1, 2).T
+    np.add.at(grid, (row % h, column % w), 1.0)
+    transfer, k = textbook_ctf((h, w), pixel_size, u, v, angle, voltage_kv, cs_mm, contrast, phase_shift)
+    protein = np.fft.rfft2(grid) * np.exp(-10 * k**2) / np.sqrt(n_particles * n_atoms / (h * w))
+    water = np.fft.rfft2(rng.standard_normal((h, w)).astype(np.float32)) * np.exp(-((k / 0.35) ** 2))
+    image = (ice * water + particles * protein) * transfer * np.exp(-envelope * k**2 / 4)
+    background = (
+        0.35 + 0.65 * np.sinc(k * pixel_size) ** 2 + 0.8 * rise * np.exp(-k / 0.025) + 0.3 * rise * np.exp(-k / 0.08)
+    )
+    image += np.fft.rfft2(rng.standard_normal((h, w)).astype(np.float32)) * np.sqrt(background)
+    top, left = (h - shape[0]) // 2, (w - shape[1]) // 2
+    return np.fft.irfft2(image, s=(h, w))[top : top + shape[0], left : left + shape[1]].astype(np.float32)
+
+
+def draw_case(seed, low=3_000.0, high=30_000.0, astigmatism_max=2_000.0):
+    """One random micrograph's parameters: `(rng, u, v, angle, pixel_size, recipe)`."""
+    rng = np.random.default_rng(seed)
+    mean = np.exp(rng.uniform(np.log(low), np.log(high)))
+    astigmatism = rng.uniform(0, min(astigmatism_max, mean))
+    recipe = {
+        "envelope": rng.uniform(50, 150),
+        "ice": rng.uniform(0.15, 0.4),
+        "particles": rng.uniform(0.3, 0.9),
+        "coverage": rng.uniform(0.02, 0.3),
+        "rise": rng.uniform(0.3, 1.5),
+        "diameter": rng.uniform(80, 200),
+    }
+    angle, pixel_size = rng.uniform(0, np.pi), rng.uniform(1.0, 1.5)
+    return rng, mean + astigmatism / 2, mean - astigmatism / 2, angle, pixel_size, recipe
+
+
+@pytest.fixture(scope="session")
+def textbook():
+    return textbook_ctf
+
+
+@pytest.fixture(scope="session")
+def micrograph():
+    return simulate_micrograph
+
+
+@pytest.fixture(scope="session")
+def case():
+    return draw_case
