@@ -4,13 +4,16 @@ import pytest
 import torch
 
 from cryoloom.em.rings import (
+    angular_coefficients,
     image_batch,
     plan_rings,
     reference_bank,
+    ring_samples,
     ring_scores,
     search_rings,
     shift_grid,
     shift_phases,
+    turn_coefficients,
     turned_samples,
 )
 from cryoloom.fourier import dft_to_image, half_spectrum_weights, image_to_dft, shift_dft
@@ -152,6 +155,32 @@ def test_bfloat16_ranks_the_same_first_candidate(plan, planted):
     batch = image_batch(plan, PointSampler(BOX, plan.points)(images))
     found = search_rings(batch, reference_bank(plan, references, dtype=torch.bfloat16), plan, shift_grid(4.5, 1.5))
     assert (found.reference[:, 0] == reference).all()
+
+
+def test_coefficients_give_the_samples_back_and_turn_into_the_frame_of_the_reference(plan, planted):
+    references = planted[1]
+    coefficients = angular_coefficients(plan, references)
+    back = ring_samples(plan, coefficients).reshape(len(references), -1)
+    error = (back - references).abs().pow(2).mean() / references.abs().pow(2).mean()
+    assert error < 1e-4  # what lies beyond the largest angular frequency
+    psi = torch.linspace(0.3, 5, len(references))
+    turned = turned_samples(plan, back, psi)  # as the images see the references
+    torch.testing.assert_close(
+        turn_coefficients(plan, angular_coefficients(plan, turned), psi), coefficients,
+        atol=1e-4 * float(coefficients.abs().max()), rtol=0,
+    )  # fmt: skip
+
+
+def test_a_spread_of_scales_lies_between_a_fixed_and_a_free_one(plan, planted):
+    _, references, _, _, _, _, images = planted
+    batch = image_batch(plan, PointSampler(BOX, plan.points)(images * 1.2))
+    bank, shifts = reference_bank(plan, references), shift_grid(4.5, 1.5)
+    fixed = search_rings(batch, bank, plan, shifts, fit_scale=False).score[:, 0]
+    spread = search_rings(batch, bank, plan, shifts, fit_scale=False, scale_spread=0.01).score[:, 0]
+    wide = search_rings(batch, bank, plan, shifts, fit_scale=False, scale_spread=100.0).score[:, 0]
+    free = search_rings(batch, bank, plan, shifts).score[:, 0] ** 2 / 2
+    assert (fixed < spread).all() and (spread < free * (1 + 1e-6)).all()
+    torch.testing.assert_close(wide, free, rtol=1e-3, atol=1.0)
 
 
 def test_few_rings_and_narrow_particles_work_and_wrong_radii_are_refused():

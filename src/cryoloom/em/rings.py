@@ -218,6 +218,33 @@ class RingMatches:
     score_of_reference: Tensor
 
 
+def angular_coefficients(plan: RingPlan, samples: Tensor) -> Tensor:
+    """Coefficients of rings over the full turn, `(n, points)` complex to `(n, rings, n_q, 2)` float32.
+
+    The Fourier coefficient over a turn is `g` for even `q` and `i g` for odd `q`; `g` is what is stored.
+    """
+    samples = samples.reshape(len(samples), plan.n_rings, -1)
+    return _angular_transform(plan, samples) * (2.0 / plan.n_samples)
+
+
+def ring_samples(plan: RingPlan, coefficients: Tensor) -> Tensor:
+    """Samples at the points of the plan from coefficients `(n, rings, n_q, 2)`, complex `(n, rings, half)`."""
+    even, odd = _synthesis(plan, plan.n_samples, coefficients.dtype)  # over half a turn
+    # _synthesis gives a cos qθ + b sin qθ, the value of Re(conj(g) exp(iqθ)): here g exp(iqθ) is wanted
+    flipped = coefficients * torch.tensor([1.0, -1.0], device=coefficients.device)
+    real = flipped[:, :, : plan.n_even].flatten(-2) @ even.T
+    imaginary = flipped[:, :, plan.n_even :].flatten(-2) @ odd.T
+    return torch.complex(real, imaginary)
+
+
+def turn_coefficients(plan: RingPlan, coefficients: Tensor, psi: Tensor) -> Tensor:
+    """Coefficients of `V(Rz(-psi) k)` from those of `V(k)`: takes an image into the frame of its reference."""
+    turn = psi.to(coefficients.dtype)[:, None] * plan.q.to(coefficients.dtype)
+    c, s = turn.cos()[:, None], turn.sin()[:, None]
+    a, b = coefficients.unbind(-1)
+    return torch.stack([a * c + b * s, b * c - a * s], dim=-1)
+
+
 def reference_bank(plan: RingPlan, samples: Tensor, *, dtype: torch.dtype = torch.float32) -> ReferenceBank:
     """Prepare references.
 
@@ -229,7 +256,7 @@ def reference_bank(plan: RingPlan, samples: Tensor, *, dtype: torch.dtype = torc
         Of the operands: float32, or bfloat16 for ranking.
     """
     samples = samples.reshape(len(samples), plan.n_rings, -1)
-    coefficients = _angular_transform(plan, samples) * (2.0 / plan.n_samples)  # (n, rings, n_q, 2)
+    coefficients = angular_coefficients(plan, samples)  # (n, rings, n_q, 2)
     operands = []
     for first, last, ring in plan.spans:
         part = coefficients[:, ring:, first:last]  # (n, r, q, 2)
@@ -304,6 +331,7 @@ def search_rings(
     top: int = 1,
     scale: Tensor | None = None,
     fit_scale: bool = True,
+    scale_spread: float = 0.0,
     prior: Tensor | None = None,
     block_bytes: int = 1 << 23,
 ) -> RingMatches:
@@ -320,6 +348,9 @@ def search_rings(
     fit_scale
         True: score by `cross / √norm`, the root of twice the likelihood with the scale solved out (never negative
         scale). False: score by the log-likelihood at the given scale.
+    scale_spread
+        With `fit_scale=False`: standard deviation of a Gaussian prior about the given scale, over which the likelihood
+        is then maximised; 0 keeps the scale.
     prior
         Log-prior of each reference, `(n,)` or `(b, n)`, added to a log-likelihood score.
     block_bytes
@@ -346,7 +377,7 @@ def search_rings(
             highest = even.add_(odd.abs_()).amax(0).reshape(b, len(shifts_px), -1).float()  # over angles
             best[:, columns], best_shift[:, columns] = highest.max(1)
         norm = batch.norm_weight[rows] @ bank.power.T
-        score = _score(best, norm, None if scale is None else scale[rows], fit_scale, prior, rows)
+        score = _score(best, norm, None if scale is None else scale[rows], fit_scale, scale_spread, prior, rows)
         value, reference = score.topk(top, dim=1)
         shift = best_shift.gather(1, reference)
         psi, cross = _refine_angle(plan, operand, bank, reference, shift, len(shifts_px))
@@ -422,12 +453,22 @@ def _scores(plan: RingPlan, operand: list[Tensor], references: list[Tensor]) -> 
 
 
 def _score(
-    cross: Tensor, norm: Tensor, scale: Tensor | None, fit_scale: bool, prior: Tensor | None, rows: slice
+    cross: Tensor,
+    norm: Tensor,
+    scale: Tensor | None,
+    fit_scale: bool,
+    scale_spread: float,
+    prior: Tensor | None,
+    rows: slice,
 ) -> Tensor:
     if fit_scale:
         return cross / norm.clamp_min(1e-30).sqrt()
     s = torch.ones(len(cross), 1, device=cross.device) if scale is None else scale.to(cross)[:, None]
-    score = s * cross - 0.5 * s**2 * norm
+    if scale_spread > 0:  # maximum over s' of s' cross - ½ s'² norm - ½ (s' - s)² / spread²
+        precision = scale_spread**-2
+        score = 0.5 * (cross + s * precision) ** 2 / (norm + precision) - 0.5 * s**2 * precision
+    else:
+        score = s * cross - 0.5 * s**2 * norm
     if prior is not None:
         score = score + (prior[rows] if prior.ndim == 2 else prior)
     return score
