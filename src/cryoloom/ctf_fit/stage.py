@@ -112,7 +112,7 @@ def _collect(
         defocus_range=[_extreme(good, min), _extreme(good, max)],
         astigmatism_median=_median([r["defocus_u"] - r["defocus_v"] for r in good]),
         defocus_error_median=_median([r["defocus_error"] for r in good]),
-        ctf_resolution_median=_median([r["ctf_resolution"] for r in good]),
+        ctf_resolution_median=_median([r["ctf_resolution"] for r in good if r["ctf_resolution"]]),
         ctf_score_median=_median([r["ctf_score"] for r in good]),
     )
     out = {"micrographs": filled.select(kept)}
