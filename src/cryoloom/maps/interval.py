@@ -91,7 +91,7 @@ def locate_crossing(fsc: np.ndarray, covariance: np.ndarray, threshold: float = 
 def _settle(
     fsc: np.ndarray, covariance: np.ndarray, shell: float, threshold: float, reach: float, n_terms: int
 ) -> tuple[float, float, float]:
-    """Fitted crossing, standard error of the logit there, and its slope per shell; the window centred on the crossing."""
+    """Fitted crossing, standard error of the logit there, and its slope per shell, in a window centred on it."""
     error, slope = math.inf, math.nan
     for _ in range(4):
         window = _window(fsc, shell, threshold, reach)
@@ -119,7 +119,7 @@ def _smoothed_crossing(fsc: np.ndarray, covariance: np.ndarray, threshold: float
 
 
 def _window(fsc: np.ndarray, shell: float, threshold: float, reach: float) -> np.ndarray:
-    """Shells around the crossing, to `reach` of its frequency on either side, while the FSC is neither high nor gone."""
+    """Shells around the crossing, to `reach` of its frequency on either side, while the FSC is not high or gone."""
     n = len(fsc)
     smooth = np.convolve(np.pad(fsc, 1, mode="edge"), [0.25, 0.5, 0.25], mode="valid")
     centre = min(max(round(shell), 1), n - 1)

@@ -7,10 +7,9 @@ by default, or the profile of a known model) and takes the slope of the logarith
 """
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from cryoloom.maps.filter import bfactor_gain, filter_map, lowpass_gain
+from cryoloom.maps.filter import bfactor_gain, filter_map, lowpass_gain, shell_gain
 from cryoloom.maps.fsc import fsc_of_full_map
 from cryoloom.maps.protein import CORRELATION_LENGTH, protein_log_amplitude, protein_log_amplitude_spread
 from cryoloom.maps.spectrum import (
@@ -109,21 +108,3 @@ def sharpen_map(
     if fsc is not None:
         gain = gain * shell_gain(fsc_of_full_map(fsc), shape).to(gain.device)
     return filter_map(volume, gain)
-
-
-def shell_gain(curve: Tensor, image_shape: tuple[int, ...]) -> Tensor:
-    """A curve per shell as a smooth gain on the half spectrum (linear between shells, 0 in the corners)."""
-    box = max(image_shape)
-    *rest, w = image_shape
-    axes = [torch.fft.fftfreq(n) for n in rest]
-    axes.append(torch.fft.rfftfreq(w))
-    squared = torch.zeros(())
-    for i, axis in enumerate(axes):
-        squared = squared + (axis**2).reshape([-1 if j == i else 1 for j in range(len(axes))])
-    position = squared.sqrt() * box
-    lower = position.floor().clamp_max(len(curve) - 1).to(torch.int64)
-    upper = (lower + 1).clamp_max(len(curve) - 1)
-    fraction = (position - lower).clamp(0, 1)
-    values = torch.as_tensor(curve, dtype=torch.float32)
-    gain = values[lower] * (1 - fraction) + values[upper] * fraction
-    return torch.where(position > box // 2 + 0.5, torch.zeros(()), gain)

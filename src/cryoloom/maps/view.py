@@ -9,7 +9,12 @@ from cryoloom.fourier import fourier_crop
 
 
 def map_for_view(
-    volume: np.ndarray, pixel_size: float, mask: np.ndarray | None = None, *, largest: int = 128, enclosed: float | None = None
+    volume: np.ndarray,
+    pixel_size: float,
+    mask: np.ndarray | None = None,
+    *,
+    largest: int = 128,
+    enclosed: float | None = None,
 ) -> dict[str, Any]:
     """Data of a `volume` figure: the cube around the mask, at most `largest` voxels wide.
 

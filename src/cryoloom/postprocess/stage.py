@@ -24,8 +24,11 @@ from cryoloom.postprocess.settings import POSTPROCESS, PostprocessSettings
 WORST_RESOLUTION = 20.0
 """Å; halves that agree no further than this do not show a structure."""
 
-PROTEIN_SHARE = 0.55
+PROTEIN_SHARE = 0.6
 """Volume of a protein over that of its body in a 15 Å map cut at 30 % of its density."""
+
+PROTEIN_VOLUME = 1.21
+"""Å3 per Da."""
 
 
 @stage(POSTPROCESS)
@@ -77,7 +80,9 @@ def postprocess_map(
         resolution_interval=[round(best, 3), round(worst, 3)],
         resolution_half=round(box * pixel_size / max(crossing_shell(curves.corrected, 0.5), 1e-6), 3),
         resolution_first_crossing=round(box * pixel_size / max(crossing.first, 1e-6), 3),
-        resolution_unmasked=round(box * pixel_size / max(crossing_shell(curves.unmasked, settings.fsc_threshold), 1e-6), 3),
+        resolution_unmasked=round(
+            box * pixel_size / max(crossing_shell(curves.unmasked, settings.fsc_threshold), 1e-6), 3
+        ),
         resolution_masked_uncorrected=round(
             box * pixel_size / max(crossing_shell(curves.masked, settings.fsc_threshold), 1e-6), 3
         ),
@@ -91,7 +96,7 @@ def postprocess_map(
         mask="found" if mask is None else "given",
         mask_volume_A3=round(float(body.sum()) * pixel_size**3, 1),
         mask_cut_fraction=round(check.cut_fraction, 4),
-        molecular_mass_estimate_kda=round(found.volume * 0.81 / 1000, 1),
+        molecular_mass_estimate_kda=round(PROTEIN_SHARE * found.volume / PROTEIN_VOLUME / 1000, 0),
     )
     curve = FscCurve(
         frequency=frequency,
@@ -115,13 +120,15 @@ def postprocess_map(
 def _check_inputs(half1: VolumeMap, half2: VolumeMap, mask: VolumeMap | None) -> None:
     if half1.data.shape != half2.data.shape:
         raise InputError(
-            f"half2: expected the size of half1, {half1.data.shape}, got {half2.data.shape}; give two maps of one refinement"
+            f"half2: expected the size of half1, {half1.data.shape}, got {half2.data.shape}; give two maps "
+            "of one refinement"
         )
     if len(set(half1.data.shape)) != 1:
         raise InputError(f"half1: expected a cube, got {half1.data.shape}; pad the maps to equal sides")
     if abs(half1.pixel_size - half2.pixel_size) > 1e-3 * half1.pixel_size:
         raise InputError(
-            f"half2: expected the pixel size of half1, {half1.pixel_size:.4f} Å, got {half2.pixel_size:.4f} Å; mend the header"
+            f"half2: expected the pixel size of half1, {half1.pixel_size:.4f} Å, got {half2.pixel_size:.4f} Å; "
+            "mend the header"
         )
     for name, volume in (("half1", half1), ("half2", half2), ("mask", mask)):
         if volume is not None and not np.isfinite(volume.data).all():
@@ -195,9 +202,15 @@ def _weight_curve(fsc: np.ndarray, crossing: float) -> np.ndarray:
 def _judge(resolution: float, interval: tuple[float, float], warnings: list[str]) -> tuple[str, list[str]]:
     """Verdict and its reasons, in plain words."""
     best, worst = interval
-    said = f"The half maps agree to {resolution:.2f} Å (95 % interval {best:.2f} to {worst:.2f} Å, FSC corrected for the mask)."
+    said = (
+        f"The half maps agree to {resolution:.2f} Å (95 % interval {best:.2f} to {worst:.2f} Å, FSC corrected for "
+        "the mask)."
+    )
     if resolution > WORST_RESOLUTION:
-        return "not found", [said, f"Halves that agree no better than {WORST_RESOLUTION:.0f} Å do not show a structure."]
+        return "not found", [
+            said,
+            f"Halves that agree no better than {WORST_RESOLUTION:.0f} Å do not show a structure.",
+        ]
     grave = [w for w in warnings if w.startswith(("The mask cuts", "The FSC does not fall to zero", "The FSC dips"))]
     if grave:
         return "doubtful", [said, *grave]
@@ -226,8 +239,8 @@ def _show(
             kind="curves",
             title="Fourier shell correlation",
             caption="How well the two half maps agree at each resolution. The corrected curve counts: where it crosses "
-            "0.143 is the resolution. The phase-randomised curve shows what the mask alone brings in; it should be near "
-            "zero there.",
+            "0.143 is the resolution. The phase-randomised curve shows what the mask alone brings in; it should be "
+            "near zero there.",
             x_label="Resolution",
             y_label="FSC",
             data={
@@ -275,8 +288,8 @@ def _show(
             name="mask",
             kind="image",
             title="Mask over the map",
-            caption="Central slice of the sharpened map with the mask laid over it. All density should lie inside, with "
-            "a few Å of room.",
+            caption="Central slice of the sharpened map with the mask laid over it. All density should lie inside, "
+            "with a few Å of room.",
             data={"image": sharpened[c], "overlay": mask[c], "pixel_size": pixel_size},
         )
     )
