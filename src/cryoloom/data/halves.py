@@ -17,6 +17,9 @@ def assign_halves(
 ) -> np.ndarray:
     """Half of each particle, 1 or 2, `(n,)` int64, balanced to the size of the largest linked group.
 
+    Where overlapping boxes chain nearly all particles together, so that one half would get less than 30 %, links
+    between boxes that overlap by less than half, and at last all overlap links, are given up.
+
     Parameters
     ----------
     particles
@@ -27,7 +30,16 @@ def assign_halves(
         Edge of the extracted box in pixels of the micrograph, one number or one per particle. Boxes whose centres
         are nearer than this along both axes overlap. None links copies of one image and filaments only.
     """
-    group = linked_groups(particles, overlap_px=overlap_px)
+    reaches = [None] if overlap_px is None else [overlap_px, np.asarray(overlap_px) / 2, None]
+    for reach in reaches:
+        half = _balanced(linked_groups(particles, overlap_px=reach), random)
+        if min((half == 1).sum(), (half == 2).sum()) >= 0.3 * len(half):
+            break
+    return half
+
+
+def _balanced(group: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Half of each particle so that groups stay whole and both halves get about the same number."""
     n_groups = int(group.max()) + 1 if len(group) else 0
     size = np.bincount(group, minlength=n_groups)
     order = random.permutation(n_groups)

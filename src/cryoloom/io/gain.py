@@ -1,7 +1,7 @@
 """Gain references and defect maps, as factors that frames are multiplied by; 0 marks a defective pixel.
 
-References come as MRC, TIFF or `.gain` (a TIFF), in one of eight orientations, to be multiplied or divided by. The words
-are RELION's: rotation by 90 degrees clockwise as displayed with row 0 on top, then flip 1 upside down or 2 left to
+References come as MRC, TIFF or `.gain` (a TIFF), in one of eight orientations, to be multiplied or divided by. The
+words are RELION's: rotation by 90 degrees clockwise as displayed with row 0 on top, then flip 1 upside down or 2 left to
 right. EER movies differ (RELION's rules): an MRC or TIFF reference divides (mean over reference), a `.gain` file
 multiplies and, like the EER frames, is not flipped on reading.
 """
@@ -80,7 +80,7 @@ def read_gain(
 
 
 def orient(image: np.ndarray, rotation: int = 0, flip: int = 0) -> np.ndarray:
-    """Turn `(y, x)` by `rotation` times 90 degrees clockwise (row 0 on top), then flip: 1 upside down, 2 left to right."""
+    """Turn `(y, x)` by `rotation` times 90 degrees clockwise (row 0 on top), then flip; see `read_gain`."""
     if rotation not in (0, 1, 2, 3) or flip not in (0, 1, 2):
         raise ValueError(f"rotation and flip: expected 0..3 and 0..2, got {rotation} and {flip}")
     turned = np.rot90(image, -rotation)

@@ -5,7 +5,7 @@ Paths are made absolute where the file is found, and written relative to the pro
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -128,28 +128,7 @@ def read_particles(path: Path | str, *, root: Path | str | None = None) -> Parti
 
 def write_particles(particles: ParticleSet, path: Path | str, *, root: Path | str | None = None) -> None:
     """Write particles as `data_optics` and `data_particles`; paths inside `root` relative to it."""
-    shorten = relative_to_root(root)
-    columns: dict[str, np.ndarray] = {}
-    if particles.position_px is not None:
-        columns["rlnCoordinateX"] = np.asarray(particles.position_px)[:, 1]
-        columns["rlnCoordinateY"] = np.asarray(particles.position_px)[:, 0]
-    columns["rlnImageName"] = join_image_names(map_unique(particles.image_path, shorten), particles.image_index)
-    columns |= columns_of(particles, PARTICLES)
-    if particles.micrograph is not None:
-        columns["rlnMicrographName"] = map_unique(columns["rlnMicrographName"], shorten)
-    if particles.n_significant is not None:
-        whole = np.nan_to_num(np.asarray(particles.n_significant, dtype=np.float64), posinf=0, neginf=0)
-        columns["rlnNrOfSignificantSamples"] = np.round(whole).astype(np.int64)
-    if particles.rotation is not None:
-        columns |= dict(zip(_EULER, euler_deg_of(particles.rotation).T, strict=True))
-        if particles.psi is not None:
-            columns["cryoloomAnglePsi2D"] = to_degrees(-np.asarray(particles.psi))
-    elif particles.psi is not None:
-        columns["rlnAnglePsi"] = to_degrees(-np.asarray(particles.psi))
-    if particles.shift is not None:
-        columns["rlnOriginXAngst"] = 0.0 - np.asarray(particles.shift)[:, 1]
-        columns["rlnOriginYAngst"] = 0.0 - np.asarray(particles.shift)[:, 0]
-    _write_set(path, particles, "particles", columns)
+    _write_set(path, particles, "particles", particle_columns(particles, relative_to_root(root)))
 
 
 def read_picks(path: Path | str, *, root: Path | str | None = None) -> PickSet:
@@ -313,6 +292,31 @@ def join_image_names(paths: np.ndarray, index: np.ndarray) -> np.ndarray:
     for i, (stack, number) in enumerate(zip(stacks, np.asarray(index).tolist(), strict=True)):
         out[i] = f"{number + 1:06d}@{stack}"
     return out
+
+
+def particle_columns(particles: ParticleSet, shorten: Callable[[str], str]) -> dict[str, np.ndarray]:
+    """Columns of a particle table of RELION 3.1, by label; `shorten` is applied to paths."""
+    columns: dict[str, np.ndarray] = {}
+    if particles.position_px is not None:
+        columns["rlnCoordinateX"] = np.asarray(particles.position_px)[:, 1]
+        columns["rlnCoordinateY"] = np.asarray(particles.position_px)[:, 0]
+    columns["rlnImageName"] = join_image_names(map_unique(particles.image_path, shorten), particles.image_index)
+    columns |= columns_of(particles, PARTICLES)
+    if particles.micrograph is not None:
+        columns["rlnMicrographName"] = map_unique(columns["rlnMicrographName"], shorten)
+    if particles.n_significant is not None:
+        whole = np.nan_to_num(np.asarray(particles.n_significant, dtype=np.float64), posinf=0, neginf=0)
+        columns["rlnNrOfSignificantSamples"] = np.round(whole).astype(np.int64)
+    if particles.rotation is not None:
+        columns |= dict(zip(_EULER, euler_deg_of(particles.rotation).T, strict=True))
+        if particles.psi is not None:
+            columns["cryoloomAnglePsi2D"] = to_degrees(-np.asarray(particles.psi))
+    elif particles.psi is not None:
+        columns["rlnAnglePsi"] = to_degrees(-np.asarray(particles.psi))
+    if particles.shift is not None:
+        columns["rlnOriginXAngst"] = 0.0 - np.asarray(particles.shift)[:, 1]
+        columns["rlnOriginYAngst"] = 0.0 - np.asarray(particles.shift)[:, 0]
+    return columns
 
 
 def _table_with_optics(

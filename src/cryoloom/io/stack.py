@@ -1,4 +1,4 @@
-"""Stacks of images: fast reading of chosen sections by `preadv` into a buffer that is used again, and writing one by one.
+"""Stacks of images: chosen sections are read by `preadv` into a buffer that is used again; written one by one.
 
 Reading maps no file into memory: a mapped file that shrinks kills the process, a read only fails. Neighbouring
 sections are read in one go.

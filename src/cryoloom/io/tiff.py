@@ -183,6 +183,7 @@ def write_tiff(path: Path | str, array: np.ndarray, *, compression: str | None =
 
 
 def check_tiff_start(path: Path) -> None:
+    """Refuse, with one sentence, what is not a TIFF container."""
     try:
         with path.open("rb") as file:
             start = file.read(4)
@@ -197,5 +198,6 @@ def check_tiff_start(path: Path) -> None:
 
 
 def short_text(error: Exception) -> str:
+    """The first line of a message, for use inside another one."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     return text[:120]

@@ -1,0 +1,1 @@
+"""Stage `convert`: metadata of one program in the words of another."""

@@ -1,0 +1,35 @@
+"""Settings and declaration of the stage `convert`."""
+
+from typing import Literal
+
+from cryoloom.contract import Input, Settings, StageDeclaration, setting
+
+
+class ConvertSettings(Settings):
+    """From which form to which."""
+
+    to: Literal["star", "relion30", "box", "topaz"] = setting(
+        "star", "Form of the result: `star` is RELION 3.1 and later; coordinates also `box` (EMAN) or `topaz`."
+    )
+    scale: float | None = setting(
+        None, "Factor from pixels of a coordinate file to pixels of the micrograph; Topaz needs it.", gt=0
+    )
+    box: int | None = setting(None, "Edge of the boxes that are written to `.box` files.", unit="px", ge=2)
+
+
+CONVERT = StageDeclaration(
+    name="convert",
+    help="Convert particles, micrographs or coordinates between RELION, cryoSPARC, EMAN, crYOLO and Topaz.",
+    settings=ConvertSettings,
+    function="cryoloom.converting.stage:convert_files",
+    inputs=(
+        Input("files", "files", "One table, or coordinate files of many micrographs."),
+        Input("micrographs", "micrographs", "Micrographs that coordinate files belong to.", required=False),
+    ),
+    writes={
+        "particles": "particles.star",
+        "micrographs": "micrographs.star",
+        "movies": "movies.star",
+        "picks": "picks.star",
+    },
+)

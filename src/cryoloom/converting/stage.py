@@ -1,0 +1,106 @@
+"""Stage `convert`: read a table in one form, write it in another, and name what had no home."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cryoloom.contract import InputError, Run, stage
+from cryoloom.converting.relion30 import write_relion30
+from cryoloom.converting.settings import CONVERT, ConvertSettings
+from cryoloom.data import MicrographSet, MovieSet, PickSet
+from cryoloom.io.coordinates import COORDINATE_SUFFIXES, match_micrographs, read_coordinates, write_box, write_topaz
+from cryoloom.io.cs import is_cs, read_cs_exposures, read_cs_particles, read_cs_table
+from cryoloom.io.records import read_micrographs, read_movies, read_particles, read_picks
+from cryoloom.io.star import iter_tables, read_star
+
+
+@stage(CONVERT)
+def convert_files(
+    files: tuple[Path, ...], micrographs: MicrographSet | None, settings: ConvertSettings, run: Run
+) -> dict[str, Any]:
+    """Convert one table, or the coordinate files of many micrographs.
+
+    Parameters
+    ----------
+    files
+        The table or the files.
+    micrographs
+        Gives coordinate files the paths of their micrographs.
+    settings
+        See `ConvertSettings`.
+    run
+        The execution.
+
+    Returns
+    -------
+    sets
+        The set that was read, under its kind.
+    """
+    kind, record = _read(files, micrographs, settings)
+    kept = sorted(record.extra)
+    run.summarise(
+        verdict="found", reasons=[], n_in=len(record), n_out=len(record), kind=kind, columns_kept=kept,
+        source=[str(file) for file in files[:20]],
+    )  # fmt: skip
+    if kept:
+        run.log(f"columns without a meaning here, kept as they are: {', '.join(kept)}")
+    if settings.to == "star":
+        return {kind: record}
+    if settings.to == "relion30":
+        if kind != "particles":
+            raise InputError(f"{files[0]}: only particles are written in the style of RELION 3.0, these are {kind}.")
+        dropped = write_relion30(record, run.folder / "particles_relion30.star")
+        for name in dropped:
+            run.warn(f"{name} has no column in RELION 3.0 and is left out.")
+        return {}
+    if kind == "particles":
+        if record.micrograph is None or record.position_px is None:
+            raise InputError(f"{files[0]}: the particles have no coordinates.")
+        record = PickSet(position_px=record.position_px, micrograph=record.micrograph, score=record.pick_score)
+    elif kind != "picks":
+        raise InputError(f"{files[0]}: coordinates were expected, these are {kind}.")
+    if settings.to == "topaz":
+        write_topaz(record, run.folder / "picks.txt", scale=settings.scale or 1.0)
+    else:
+        if settings.box is None:
+            raise InputError("Boxes need an edge; give --box (pixels).")
+        write_box(record, run.folder / "boxes", settings.box)
+    return {}
+
+
+def _read(files: tuple[Path, ...], micrographs: MicrographSet | None, settings: ConvertSettings) -> tuple[str, Any]:
+    if files[0].suffix.lower() in COORDINATE_SUFFIXES:
+        picks = _join([read_coordinates(file, scale=settings.scale) for file in files])
+        if micrographs is not None:
+            picks = match_micrographs(picks, [str(path) for path in micrographs.path])
+        return "picks", picks
+    if len(files) > 1:
+        raise InputError(f"{files[1]}: {len(files)} tables; convert them one by one.")
+    table = files[0]
+    if is_cs(table):
+        if "blob/path" in set(read_cs_table(table).dtype.names or ()):
+            return "particles", read_cs_particles(table)
+        record = read_cs_exposures(table)
+        return ("movies" if isinstance(record, MovieSet) else "micrographs"), record
+    labels = {label for _, block in iter_tables(read_star(table)) for label in block.labels}
+    if "rlnImageName" in labels:
+        return "particles", read_particles(table)
+    if "rlnCoordinateX" in labels or "rlnMicrographCoordinates" in labels:
+        return "picks", read_picks(table)
+    if "rlnMicrographName" in labels:
+        return "micrographs", read_micrographs(table)
+    if "rlnMicrographMovieName" in labels:
+        return "movies", read_movies(table)
+    raise InputError(f"{table}: neither particles, micrographs, movies nor coordinates are in it.")
+
+
+def _join(parts: list[PickSet]) -> PickSet:
+    score = None
+    if all(part.score is not None for part in parts):
+        score = np.concatenate([np.asarray(part.score) for part in parts])
+    return PickSet(
+        position_px=np.concatenate([part.position_px for part in parts]),
+        micrograph=np.concatenate([part.micrograph for part in parts]),
+        score=score,
+    )
