@@ -63,7 +63,7 @@ def reconcile(
     origin = dict.fromkeys(_NAMES, "file")
     out = []
     for group in groups:
-        changes: dict[str, float] = {}
+        changes: dict[str, Any] = {}
         for name, (word, unit) in _NAMES.items():
             given = getattr(settings, name)
             if given is None:

@@ -46,7 +46,7 @@ def import_files(
         raise InputError(f"{tables[0]}: a table and image files cannot be imported together; import them one by one.")
     if len(tables) > 1:
         raise InputError(f"{tables[1]}: {len(tables)} tables; import them one by one.")
-    kind = settings.kind
+    kind: str = settings.kind
     if kind == "auto":
         kind = _kind_of_table(tables[0]) if tables else guess_kind(files[0])
     if (gain or defects) and kind != "movies":
@@ -247,7 +247,8 @@ def _report_shapes(facts: list[dict[str, Any]], paths: list[str], run: Run) -> N
         usual = max(shapes, key=lambda shape: len(shapes[shape]))
         others = [path for shape, members in shapes.items() if shape != usual for path in members]
         run.warn(f"{len(others)} of {len(paths)} files have another size than {usual[1]} x {usual[0]}: {others[0]} ...")
-    run.summarise(image_shape=list(max(shapes, key=lambda shape: len(shapes[shape]))) if shapes else None)
+    usual_shape = max(shapes, key=lambda shape: len(shapes[shape]), default=None)
+    run.summarise(image_shape=None if usual_shape is None else list(usual_shape))
 
 
 def _compare_header(optics: Optics, header_size: float | None, origin: dict[str, str], run: Run) -> None:

@@ -1,8 +1,8 @@
 """Gain references and defect maps, as factors that frames are multiplied by; 0 marks a defective pixel.
 
 References come as MRC, TIFF or `.gain` (a TIFF), in one of eight orientations, to be multiplied or divided by. The
-words are RELION's: rotation by 90 degrees clockwise as displayed with row 0 on top, then flip 1 upside down or 2 left to
-right. EER movies differ (RELION's rules): an MRC or TIFF reference divides (mean over reference), a `.gain` file
+words are RELION's: rotation by 90 degrees clockwise as displayed with row 0 on top, then flip 1 upside down or 2 left
+to right. EER movies differ (RELION's rules): an MRC or TIFF reference divides (mean over reference), a `.gain` file
 multiplies and, like the EER frames, is not flipped on reading.
 """
 

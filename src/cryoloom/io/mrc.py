@@ -102,7 +102,7 @@ class MrcHeader:
     @property
     def file_dtype(self) -> np.dtype:
         """Type of the pixels as they lie in the file."""
-        return self.dtype.newbyteorder(self.byte_order)
+        return self.dtype.newbyteorder(self.byte_order)  # type: ignore[arg-type]
 
     @property
     def section_bytes(self) -> int:
@@ -540,7 +540,7 @@ def _read_exactly(file: BinaryIO, n: int, path: Path) -> np.ndarray:
     else:
         data, found = np.empty(n, np.uint8), 0
         while found < n:
-            count = file.readinto(memoryview(data)[found : found + (1 << 30)])  # type: ignore[attr-defined]
+            count = file.readinto(data.data[found : found + (1 << 30)])  # type: ignore[attr-defined]
             if not count:
                 break
             found += count

@@ -22,8 +22,8 @@ class PathFinder:
     """
 
     def __init__(self, table: Path | str, root: Path | str | None = None) -> None:
-        folder = Path(os.path.abspath(table)).parent
-        bases = [] if root is None else [Path(os.path.abspath(root))]
+        folder = Path(table).absolute().parent
+        bases = [] if root is None else [Path(root).absolute()]
         bases += [Path.cwd(), folder, *list(folder.parents)[:5]]
         self.bases = list(dict.fromkeys(str(base) for base in bases))
         self._known: dict[str, str] = {}
@@ -42,15 +42,22 @@ class PathFinder:
         text = name.strip().lstrip(">")
         if not text or "\0" in text:
             return name
-        if os.path.isabs(text):
+        if text.startswith(os.sep):
             return text
         for number, base in enumerate(self.bases):
-            candidate = os.path.normpath(os.path.join(base, text))
-            if os.path.exists(candidate):
+            candidate = os.path.normpath(f"{base}{os.sep}{text}")
+            if _exists(candidate):
                 if number:  # the next file is likely to lie under the same folder
                     self.bases.insert(0, self.bases.pop(number))
                 return candidate
         return text
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError:  # a name that is too long for the file system
+        return False
 
 
 def map_unique(names: np.ndarray, convert: Callable[[str], str]) -> np.ndarray:
@@ -72,7 +79,7 @@ def relative_to_root(root: Path | str | None) -> Callable[[str], str]:
     """A function that writes an absolute path inside `root` relative to it, and any other path as it is."""
     if root is None:
         return lambda name: name
-    prefix = os.path.join(os.path.abspath(root), "")
+    prefix = os.path.normpath(Path(root).absolute()).rstrip(os.sep) + os.sep
 
     def shorten(name: str) -> str:
         return name[len(prefix) :] if name.startswith(prefix) else name

@@ -70,6 +70,8 @@ def write_movies(movies: MovieSet, path: Path | str, *, root: Path | str | None 
 def read_micrographs(path: Path | str, *, root: Path | str | None = None) -> MicrographSet:
     """Read the micrographs of a STAR file; the arguments are those of `read_movies`."""
     table, groups, index, used = _table_with_optics(read_star(path), ("micrographs",), "micrographs", MICROGRAPHS[0])
+    if "rlnImageName" in table:
+        raise InputError(f"{table.where}: these are particles (_rlnImageName), micrographs were expected.")
     fields, labels = read_columns(table, MICROGRAPHS)
     _required(fields, "path", table, "rlnMicrographName")
     finder = PathFinder(path, root)
@@ -239,8 +241,7 @@ def read_fsc(path: Path | str) -> FscCurve:
     table = star.get("fsc") or _find_table(star, ("model_class_1",), "rlnResolution")
     if not isinstance(table, StarTable):
         raise InputError(f"{path}: no block 'fsc'; this is no FSC curve.")
-    present = [label for label in ("rlnFourierShellCorrelationCorrected", "rlnFourierShellCorrelation",
-                                   "rlnGoldStandardFsc", "rlnFourierShellCorrelationUnmaskedMaps") if label in table]  # fmt: skip
+    present = [label for label in _FSC_CURVES if label in table]
     if not present:
         raise InputError(f"{table.where}: the column _rlnFourierShellCorrelationCorrected is missing.")
     general = star.get("general")
@@ -258,6 +259,12 @@ def read_fsc(path: Path | str) -> FscCurve:
     )
 
 
+_FSC_CURVES = (
+    "rlnFourierShellCorrelationCorrected",
+    "rlnFourierShellCorrelation",
+    "rlnGoldStandardFsc",
+    "rlnFourierShellCorrelationUnmaskedMaps",
+)
 _FSC_LABELS = {
     "unmasked": "rlnFourierShellCorrelationUnmaskedMaps",
     "masked": "rlnFourierShellCorrelationMaskedMaps",
@@ -455,7 +462,7 @@ def _picks_of(table: StarTable, path: Path, finder: PathFinder) -> PickSet:
 def _join_picks(parts: list[PickSet]) -> PickSet:
     """Picks of several micrographs; a column that one of them lacks is dropped."""
     names = [n for n in PickSet.row_fields() if all(getattr(part, n) is not None for part in parts)]
-    fields = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    fields: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     common = [label for label in parts[0].extra if all(label in part.extra for part in parts)]
     return PickSet(**fields, extra={label: np.concatenate([part.extra[label] for part in parts]) for label in common})
 

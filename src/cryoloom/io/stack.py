@@ -93,7 +93,7 @@ class MrcStack:
         size = n * self.header.section_bytes
         if len(self._buffer) < size:
             self._buffer = np.empty(size, np.uint8)
-        view = memoryview(self._buffer)[:size]
+        view = self._buffer.data[:size]
         at, found = self.header.data_offset + first * self.header.section_bytes, 0
         while found < size:
             count = os.preadv(self._file, [view[found:]], at + found)

@@ -1,8 +1,9 @@
 """STAR files as they are: blocks of single values and of tables, all values as text.
 
-Hall (1991, doi 10.1021/ci00002a020) defines the format. The meaning of labels is `records`' business; this file knows the syntax that RELION, crYOLO and cisTEM write.
-Rows go through polars, so tables of a million rows take seconds; the plain tokeniser behind it takes every
-row that has quotes or comments. Values keep their text, so a file that is read and written again says the same.
+The format is Hall's (1991, doi 10.1021/ci00002a020). The meaning of labels is `records`' business; this file knows the
+syntax that RELION, crYOLO and cisTEM write. Rows go through polars, so tables of a million rows take seconds; the plain
+tokeniser behind it takes every table that has quotes or comments. Values keep their text, so a file that is read and
+written again says the same.
 """
 
 import io

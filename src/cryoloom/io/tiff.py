@@ -112,8 +112,8 @@ class TiffImages:
 
     def _frame_error(self, i: int, error: Exception) -> InputError:
         return InputError(
-            f"{self.path}, frame {i + 1} of {self.header.shape[0]}: cannot be decoded ({short_text(error)}); the file is "
-            "cut short or damaged. Copy it again."
+            f"{self.path}, frame {i + 1} of {self.header.shape[0]}: cannot be decoded ({short_text(error)}); the file "
+            "is cut short or damaged. Copy it again."
         )
 
     def _read_header(self) -> TiffHeader:
