@@ -19,7 +19,7 @@ Use::
                                                                 # plan.points: extract_points(spectrum, Rd, plan.points)
     batch = image_batch(plan, sampler(images), ctf, 1 / sigma2) # ctf evaluated as numbers at plan.points
     found = search_rings(batch, bank, plan, shifts_px, top=4)   # best (reference, ψ, shift) lists
-    R = Rd[found.reference] @ rotation_about_z(found.psi)       # pose of a projection; for a class ψ is ParticleSet.psi
+    R = Rd[found.reference] @ rotation_about_z(found.psi)       # for 2D classes ParticleSet.psi = -ψ
 
 Everything is plain torch, on CPU and GPU alike; operands may be bfloat16 for ranking.
 """
@@ -96,6 +96,7 @@ def plan_rings(
     radius_min: float = 1.0,
     spacing: float = 1.0,
     n_angles: int | None = None,
+    n_samples: int | None = None,
     device: torch.device | str = "cpu",
 ) -> RingPlan:
     """Rings, samples and angles that a particle of a given diameter needs.
@@ -112,6 +113,8 @@ def plan_rings(
         Distance of the rings in Fourier pixels.
     n_angles
         Angles searched, rounded up to a multiple of 4; by default just more than twice the largest `q`.
+    n_samples
+        Samples over a ring, a multiple of 4, if more than needed: the rings of one plan can then serve several.
     """
     if not 0 < radius_min <= radius <= box / 2:
         raise ValueError(f"radius: expected {radius_min} .. {box / 2} Fourier pixels, got {radius}")
@@ -123,7 +126,7 @@ def plan_rings(
     smallest = 2 * q_max + 2
     n_angles = 4 * math.ceil(max(n_angles or 0, smallest) / 4)
     # Content anywhere in the box, which reaches q = π r, must not fold onto the q that are kept.
-    n_samples = 4 * math.ceil(max(smallest, math.pi * last + q_max + 2) / 4)
+    n_samples = 4 * math.ceil(max(smallest, math.pi * last + q_max + 2, n_samples or 0) / 4)
     even, odd = torch.arange(0, q_max + 1, 2), torch.arange(1, q_max + 1, 2)
     spans: list[tuple[int, int, int]] = []
     for offset, some in ((0, even), (len(even), odd)):
@@ -157,10 +160,14 @@ class ReferenceBank:
         Per span of the plan: `(n_q, 2 * rings, n)`, real parts of the rings above the imaginary ones.
     power
         Mean `|V|²` on each ring, `(n, rings)` float32.
+    shifts_px
+        Shifts of the references in their own frame, pixels yx, `(t, 2)`; columns of the coefficients hold all shifts of
+        the first reference, then of the second, ...
     """
 
     coefficients: tuple[Tensor, ...]
     power: Tensor
+    shifts_px: Tensor
 
     def __len__(self) -> int:
         return len(self.power)
@@ -245,24 +252,33 @@ def turn_coefficients(plan: RingPlan, coefficients: Tensor, psi: Tensor) -> Tens
     return torch.stack([a * c + b * s, b * c - a * s], dim=-1)
 
 
-def reference_bank(plan: RingPlan, samples: Tensor, *, dtype: torch.dtype = torch.float32) -> ReferenceBank:
+def reference_bank(
+    plan: RingPlan, samples: Tensor, *, shifts_px: Tensor | None = None, dtype: torch.dtype = torch.float32
+) -> ReferenceBank:
     """Prepare references.
 
     Parameters
     ----------
     samples
         Transforms (phase origin at the centre) at `plan.points`, complex `(n, points)` or `(n, rings, half)`.
+    shifts_px
+        Trial shifts about each image's centre, pixels yx, `(t, 2)`, applied to the references in place of the images:
+        cheaper wherever references are fewer than images. The grid turns with the reference, so give a disc.
     dtype
         Of the operands: float32, or bfloat16 for ranking.
     """
     samples = samples.reshape(len(samples), plan.n_rings, -1)
-    coefficients = angular_coefficients(plan, samples)  # (n, rings, n_q, 2)
+    power = (samples.real**2 + samples.imag**2).mean(-1)
+    if shifts_px is None:
+        shifts_px = torch.zeros(1, 2, device=samples.device)
+    else:
+        samples = (samples[:, None] * shift_phases(plan, -shifts_px)).flatten(0, 1)  # (n t, rings, half)
+    coefficients = angular_coefficients(plan, samples)  # (n t, rings, n_q, 2)
     operands = []
     for first, last, ring in plan.spans:
         part = coefficients[:, ring:, first:last]  # (n, r, q, 2)
         operands.append(part.permute(2, 3, 1, 0).reshape(last - first, -1, len(samples)).to(dtype).contiguous())
-    power = (samples.real**2 + samples.imag**2).mean(-1)
-    return ReferenceBank(tuple(operands), power)
+    return ReferenceBank(tuple(operands), power, shifts_px)
 
 
 def image_batch(
@@ -326,7 +342,7 @@ def search_rings(
     batch: ImageBatch,
     bank: ReferenceBank,
     plan: RingPlan,
-    shifts_px: Tensor,
+    shifts_px: Tensor | None = None,
     *,
     top: int = 1,
     scale: Tensor | None = None,
@@ -340,7 +356,7 @@ def search_rings(
     Parameters
     ----------
     shifts_px
-        Trial shifts about `batch.centre_px`, pixels yx, `(t, 2)`.
+        Trial shifts about `batch.centre_px`, pixels yx, `(t, 2)`, unless the bank holds shifts.
     top
         Length of the list; each reference occurs once, at its best angle and shift.
     scale
@@ -359,31 +375,48 @@ def search_rings(
     Returns
     -------
     matches
-        Angles are refined to the maximum of the band-limited score; shifts stay on the grid.
+        Angles are refined to the maximum of the band-limited score, shifts by a parabola through their neighbours
+        on the grid.
     """
-    top = min(top, len(bank))
+    device = batch.weighted.device
+    on_images = torch.zeros(1, 2, device=device) if shifts_px is None else shifts_px
+    on_bank = bank.shifts_px
+    if len(on_images) > 1 and len(on_bank) > 1:
+        raise ValueError("shifts_px: the bank holds shifts already")
+    grid = on_bank if len(on_bank) > 1 else on_images
+    neighbours = _grid_neighbours(grid)
+    n_shifts, top = len(grid), min(top, len(bank))
     parts = []
-    n_image_block, n_reference_block = _block_sizes(plan, len(batch), len(bank), len(shifts_px), block_bytes)
-    phases = shift_phases(plan, shifts_px)
+    n_image_block, n_reference_block = _block_sizes(plan, len(batch), len(bank), n_shifts, block_bytes)
+    phases = shift_phases(plan, on_images)
     for start in range(0, len(batch), n_image_block):
         rows = slice(start, start + n_image_block)
         operand = _image_operand(plan, batch.weighted[rows], phases, bank.coefficients[0].dtype)
         b = len(batch.weighted[rows])
-        best = torch.empty(b, len(bank), device=phases.device)
-        best_shift = torch.empty(b, len(bank), dtype=torch.int64, device=phases.device)
+        table = torch.empty(b, len(bank), n_shifts, device=device)  # best over the angles
         for first in range(0, len(bank), n_reference_block):
-            columns = slice(first, first + n_reference_block)
+            columns = slice(first * len(on_bank), (first + n_reference_block) * len(on_bank))
             even, odd = _scores(plan, operand, [part[..., columns] for part in bank.coefficients])
-            highest = even.add_(odd.abs_()).amax(0).reshape(b, len(shifts_px), -1).float()  # over angles
-            best[:, columns], best_shift[:, columns] = highest.max(1)
+            highest = even.add_(odd.abs_()).amax(0)  # over the angles
+            if len(on_bank) > 1:
+                table[:, first : first + n_reference_block] = highest.reshape(b, -1, n_shifts)
+            else:
+                table[:, first : first + n_reference_block] = highest.reshape(b, n_shifts, -1).transpose(1, 2)
+        best, best_shift = table.max(2)
         norm = batch.norm_weight[rows] @ bank.power.T
         score = _score(best, norm, None if scale is None else scale[rows], fit_scale, scale_spread, prior, rows)
         value, reference = score.topk(top, dim=1)
         shift = best_shift.gather(1, reference)
-        psi, cross = _refine_angle(plan, operand, bank, reference, shift, len(shifts_px))
-        picked_norm = norm.gather(1, reference)
-        shift_px = batch.centre_px[rows, None] + shifts_px[shift]
-        parts.append((reference, psi, shift_px, cross, picked_norm, value, score))
+        image = torch.arange(b, device=device)[:, None]
+        row = (image * len(on_images) + (shift if len(on_images) > 1 else 0)).expand_as(reference)
+        column = reference * len(on_bank) + (shift if len(on_bank) > 1 else 0)
+        psi, cross = _refine_angle(plan, operand, bank, row, column)
+        moved = grid[shift] + _parabola(table[image, reference], shift, neighbours, grid)
+        if len(on_bank) > 1:  # from the frame of the reference to that of the image: turn by -psi
+            c, s = psi.cos(), psi.sin()
+            moved = torch.stack([c * moved[..., 0] - s * moved[..., 1], s * moved[..., 0] + c * moved[..., 1]], -1)
+        shift_px = batch.centre_px[rows, None] + moved
+        parts.append((reference, psi, shift_px, cross, norm.gather(1, reference), value, score))
     return RingMatches(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
@@ -474,21 +507,41 @@ def _score(
     return score
 
 
+def _grid_neighbours(grid: Tensor) -> Tensor:
+    """Indices of the neighbours at -y, +y, -x, +x of each shift, `(t, 4)`; -1 where there is none."""
+    if len(grid) == 1:
+        return torch.full((1, 4), -1, dtype=torch.int64, device=grid.device)
+    distance = torch.cdist(grid, grid)
+    step = distance[distance > 1e-6].min()
+    offsets = step * torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, -1.0], [0.0, 1.0]], device=grid.device)
+    gap, index = torch.cdist((grid[:, None] + offsets).reshape(-1, 2), grid).min(1)
+    return torch.where(gap < 0.01 * step, index, -1).reshape(-1, 4)
+
+
+def _parabola(table: Tensor, shift: Tensor, neighbours: Tensor, grid: Tensor) -> Tensor:
+    """Offset from the best grid point to the top of a parabola along y and x, `(b, top, 2)`; 0 at the rim."""
+    around = neighbours[shift]  # (b, top, 4)
+    value = table.gather(2, around.clamp_min(0))
+    centre = table.gather(2, shift[..., None])
+    low, high = value[..., 0::2], value[..., 1::2]
+    bend = low + high - 2 * centre
+    step = (grid[around.clamp_min(0)[..., 1::2]] - grid[shift][..., None, :]).abs().amax(-1)
+    known = (around[..., 0::2] >= 0) & (around[..., 1::2] >= 0) & (bend < 0)
+    offset = 0.5 * (low - high) / torch.where(known, bend, -torch.ones_like(bend))
+    return torch.where(known, offset.clamp(-0.5, 0.5) * step, torch.zeros_like(offset))
+
+
 def _refine_angle(
-    plan: RingPlan,
-    operand: list[Tensor],
-    bank: ReferenceBank,
-    reference: Tensor,
-    shift: Tensor,
-    n_shifts: int,
+    plan: RingPlan, operand: list[Tensor], bank: ReferenceBank, row: Tensor, column: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Best angle and cross term of chosen (image, reference, shift) triples, `(b, top)` each: the curve over the
-    angle is a trigonometric polynomial, whose highest grid point three Newton steps take to the maximum.
+    """Best angle and cross term of chosen rows of the operand and columns of the bank, `(b, top)` each.
+
+    The curve over the angle is a trigonometric polynomial, whose highest grid point three Newton steps take to the
+    maximum.
     """
-    b, top = reference.shape
-    m = b * n_shifts
-    row = (torch.arange(b, device=reference.device)[:, None] * n_shifts + shift).reshape(-1)
-    column = reference.reshape(-1)
+    b, top = row.shape
+    m = operand[0].shape[1] // 2
+    row, column = row.reshape(-1), column.reshape(-1)
     curve = []
     for a, part in zip(operand, bank.coefficients, strict=True):
         picked = part[:, :, column].float()  # (q, 2 r, pairs)
@@ -524,6 +577,6 @@ def _block_sizes(
     """Images and references of one block, such that its scores and spectra take about `block_bytes`."""
     per_score = 4 * (plan.n_angles + 2 * len(plan.q))
     scores = max(1, block_bytes // per_score)
-    references = min(n_references, max(64, scores // n_shifts))
+    references = min(n_references, max(1, 64 // n_shifts, scores // (16 * n_shifts)))
     images = max(1, scores // (n_shifts * references))
     return min(images, max(1, n_images)), references
