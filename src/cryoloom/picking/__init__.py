@@ -1,0 +1,1 @@
+"""Stage `pick`: where the particles are on the micrographs."""

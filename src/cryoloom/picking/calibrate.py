@@ -1,0 +1,107 @@
+"""From scores to probabilities: how many peaks as high would a micrograph without particles show?
+
+The background of the same micrographs answers. Particles are bright on the working images, so the peaks of the
+inverted score map come from noise (and from the fringes of particles, which makes the answer cautious). With the
+numbers `n_neg(t)` and `n_pos(t)` of peaks above `t` in both maps, pooled over all micrographs, the fraction of
+false picks is `n_neg / n_pos` (target-decoy counting, as in Käll et al. 2008, doi:10.1021/pr700600n), and the
+probability of one pick is `1 - f_neg(score) / f_pos(score)` with the local densities, made monotone.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the scores mean.
+
+    Attributes
+    ----------
+    threshold
+        Picks are kept from this score on; infinity when nothing stands out.
+    false_fraction
+        Expected fraction of false picks among the kept ones.
+    n_true
+        Expected number of particles among all peaks.
+    knots, probabilities
+        Score and probability at the knots of a piecewise linear, rising function.
+    """
+
+    threshold: float
+    false_fraction: float
+    n_true: float
+    knots: np.ndarray
+    probabilities: np.ndarray
+
+    def probability(self, score: np.ndarray) -> np.ndarray:
+        """Probability that a peak of this score is a particle."""
+        return np.interp(score, self.knots, self.probabilities)
+
+
+def calibrate(
+    positive: np.ndarray,
+    negative: np.ndarray,
+    *,
+    false_picks: float,
+    least_probability: float,
+    threshold: float | None = None,
+) -> Calibration:
+    """Threshold and probabilities from the peaks of all maps and of the inverted maps.
+
+    Parameters
+    ----------
+    positive, negative
+        Scores of the peaks of the maps and of the inverted maps, found in the same way.
+    false_picks
+        Largest fraction of false picks among the kept ones.
+    least_probability
+        Smallest probability of a single kept pick.
+    threshold
+        Use this score instead.
+    """
+    positive, negative = np.sort(positive), np.sort(negative)
+    knots, probabilities = _local_probability(positive, negative)
+    grid = positive
+    n_pos = len(positive) - np.searchsorted(positive, grid, side="left")
+    n_neg = len(negative) - np.searchsorted(negative, grid, side="left")
+    false = np.minimum((n_neg + 0.5) / np.maximum(n_pos, 1), 1.0)
+    false = np.minimum.accumulate(false)
+    likely = np.interp(grid, knots, probabilities) if len(knots) else np.zeros(0)
+    if threshold is None:
+        good = (false <= false_picks) & (likely >= least_probability)
+        threshold = float(grid[good][0]) if good.any() else float("inf")
+    kept = positive >= threshold
+    fraction = float(false[kept][0]) if kept.any() else 1.0
+    n_true = float(likely.sum())
+    return Calibration(float(threshold), fraction, n_true, knots, probabilities)
+
+
+def _local_probability(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`1 - f_neg / f_pos` on a grid of scores, smoothed and made monotone (pool adjacent violators)."""
+    if not len(positive):
+        return np.asarray([0.0, 1.0]), np.asarray([0.0, 0.0])
+    low = float(positive[0])
+    high = float(positive[-1]) + 1e-6
+    edges = np.linspace(low, high, int(np.clip(len(positive) / 20, 8, 60)) + 1)
+    n_pos = _smooth(np.histogram(positive, edges)[0].astype(float))
+    n_neg = _smooth(np.histogram(negative, edges)[0].astype(float))
+    ratio = 1 - np.clip((n_neg + 0.05) / np.maximum(n_pos + 0.1, 0.1), 0, 1)
+    return 0.5 * (edges[1:] + edges[:-1]), isotonic(ratio, n_pos + 0.1)
+
+
+def isotonic(value: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Closest rising sequence in weighted least squares."""
+    blocks: list[list[float]] = []
+    for v, w in zip(value, weight, strict=True):
+        blocks.append([float(v), float(w), 1])
+        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
+            b, a = blocks.pop(), blocks.pop()
+            total = a[1] + b[1]
+            blocks.append([(a[0] * a[1] + b[0] * b[1]) / total, total, a[2] + b[2]])
+    return np.concatenate([np.full(int(n), v) for v, _, n in blocks])
+
+
+def _smooth(counts: np.ndarray) -> np.ndarray:
+    padded = np.pad(counts, 2, mode="edge")
+    return np.convolve(padded, np.asarray([1, 2, 3, 2, 1]) / 9.0, mode="valid")

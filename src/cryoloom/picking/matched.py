@@ -1,0 +1,129 @@
+"""Matched filter for round particles of one diameter: a micrograph becomes a map of scores.
+
+The template is the projection of a uniform ball, seen through the micrograph's CTF; its correlation with the
+micrograph is weighted by a power of the micrograph's own spectrum (exponent 1 is the whitening filter for dense
+particles, 0 the plain correlation). Between the two, the square root suppresses coloured noise without
+suppressing the particles that make up part of the spectrum. The map is scaled to unit variance.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cryoloom.fourier import frequency_grid, irfftn, rfftn, shell_mean, spread_shells
+from cryoloom.optics.ctf import ctf
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """CTF of one micrograph: defocus in Å, angles in radians."""
+
+    defocus_u: float
+    defocus_v: float
+    defocus_angle: float
+    phase_shift: float
+    voltage_kv: float
+    cs_mm: float
+    amplitude_contrast: float
+
+    def on_grid(self, frequency: Tensor) -> Tensor:
+        """Values at frequencies `(..., 2)` yx in 1/Å."""
+        return ctf(
+            frequency[..., 0],
+            frequency[..., 1],
+            defocus_u=self.defocus_u,
+            defocus_v=self.defocus_v,
+            defocus_angle=self.defocus_angle,
+            phase_shift=self.phase_shift,
+            voltage_kv=self.voltage_kv,
+            cs_mm=self.cs_mm,
+            amplitude_contrast=self.amplitude_contrast,
+        )
+
+
+class Spectrum:
+    """A padded micrograph in Fourier space, ready to be filtered by many templates.
+
+    Parameters
+    ----------
+    image
+        Flattened image `(h, w)`, particles bright.
+    pixel_size
+        Å per pixel, yx.
+    transfer
+        CTF, or None when the image has none.
+    margin_px
+        Zeros added around the image, so that templates do not wrap around.
+    exponent
+        Power of the spectrum that weights the correlation.
+    """
+
+    def __init__(
+        self,
+        image: Tensor,
+        pixel_size: tuple[float, float],
+        transfer: Transfer | None,
+        *,
+        margin_px: int,
+        exponent: float = 0.5,
+    ) -> None:
+        self.image_shape = (int(image.shape[0]), int(image.shape[1]))
+        self.margin_px = margin_px
+        padded = torch.nn.functional.pad(image, [margin_px] * 4)
+        self.shape = (int(padded.shape[0]), int(padded.shape[1]))
+        dft = rfftn(padded, 2)
+        power = smooth_spectrum(shell_mean(dft.abs() ** 2, self.shape))
+        self.weight = spread_shells(power.clamp_min(1e-3 * float(power.max())) ** -exponent, self.shape).float()
+        frequency = frequency_grid(self.shape, 1.0, device=image.device)
+        self.frequency = frequency / torch.tensor(pixel_size, device=image.device)
+        self.radius = self.frequency.square().sum(-1).sqrt()
+        self.ctf = transfer.on_grid(self.frequency) if transfer is not None else torch.ones_like(self.radius)
+        self.weighted = dft * self.weight
+
+    def score_map(self, diameter: float) -> Tensor:
+        """Correlation with a ball of `diameter` Å, `(h, w)` of the image; its variance is one."""
+        template = ball_projection(self.radius, diameter) * self.ctf
+        return self._filter(template)
+
+    def radial_score_map(self, profile: Tensor, step: float) -> Tensor:
+        """Correlation with a round template whose spectrum is `profile` at frequencies `step * i` 1/Å."""
+        position = (self.radius / step).clamp(max=len(profile) - 1.001)
+        low = position.floor().long()
+        fraction = position - low
+        template = profile[low] * (1 - fraction) + profile[low + 1] * fraction
+        return self._filter(template.to(self.radius.dtype) * self.ctf)
+
+    def _filter(self, template: Tensor) -> Tensor:
+        score = irfftn(self.weighted * template, self.shape)
+        m = self.margin_px
+        score = score[m : self.shape[0] - m, m : self.shape[1] - m]
+        return score / score.std().clamp_min(1e-12)
+
+
+def ball_projection(radius: Tensor, diameter: float) -> Tensor:
+    """Transform of the projection of a uniform ball at spatial frequencies `radius` in 1/Å; 1 at the origin."""
+    x = (math.pi * diameter * radius).clamp_min(1e-2)
+    value = 3 * (torch.sin(x) - x * torch.cos(x)) / x**3
+    return torch.where(radius * diameter * math.pi < 1e-2, torch.ones_like(value), value)
+
+
+def smooth_spectrum(power: Tensor, width: int = 2) -> Tensor:
+    """Moving average of a spectrum over shells, float64 `(n,)`; the zeroth shell takes the value of the first."""
+    power = power.clone()
+    power[0] = power[1]
+    padded = torch.nn.functional.pad(power[None, None], [width, width], mode="replicate")
+    return torch.nn.functional.avg_pool1d(padded, 2 * width + 1, stride=1)[0, 0]
+
+
+def default_transfer(voltage_kv: float, cs_mm: float, amplitude_contrast: float) -> Transfer:
+    """CTF that stands for an unknown one: 1.5 µm under focus, as most micrographs are taken."""
+    return Transfer(15_000.0, 15_000.0, 0.0, 0.0, voltage_kv, cs_mm, amplitude_contrast)
+
+
+def scales(smallest: float, largest: float, per_octave: int = 6) -> Sequence[float]:
+    """Diameters in Å in a geometric row from `smallest` to `largest`."""
+    n = max(2, math.ceil(per_octave * math.log2(largest / smallest)) + 1)
+    return [smallest * (largest / smallest) ** (i / (n - 1)) for i in range(n)]

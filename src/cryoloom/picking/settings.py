@@ -1,0 +1,63 @@
+"""Settings of the stage `pick`."""
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from cryoloom.contract import Input, Settings, StageDeclaration, setting
+
+
+class PickSettings(Settings):
+    """Particles found on micrographs, without references or with the data's own class averages."""
+
+    diameter: float | None = setting(None, "Diameter of the particle.", unit="Å", gt=0)
+    diameter_min: float = setting(60.0, "Smallest diameter tried when it is not given.", unit="Å", gt=0)
+    diameter_max: float = setting(450.0, "Largest diameter tried when it is not given.", unit="Å", gt=0)
+    false_picks: float = setting(
+        0.15, "Largest fraction of picks that noise of the same micrographs would give as well.", gt=0, lt=1
+    )
+    least_probability: float = setting(0.5, "Smallest probability of a pick that is kept.", ge=0, lt=1, expert=True)
+    threshold: float | None = setting(None, "Smallest score of a pick that is kept.", expert=True)
+    distance: float = setting(
+        0.7, "Smallest distance between two picks, as a fraction of the diameter.", gt=0, le=2, expert=True
+    )
+    margin: float = setting(
+        0.4, "Smallest distance of a pick from the edge, as a fraction of the diameter.", ge=0, expert=True
+    )
+    contrast: Literal["dark", "bright"] = setting("dark", "Whether particles are darker than what is around them.")
+    reference_contrast: Literal["auto", "dark", "bright"] = setting(
+        "auto", "Whether particles are dark or bright in the references.", expert=True
+    )
+    reference_pixel_size: float | None = setting(
+        None, "Pixel size of the references; taken from their header.", unit="Å", gt=0, expert=True
+    )
+    angle_step_deg: float = setting(15.0, "Angle between two turns of a reference.", unit="°", gt=0, le=90, expert=True)
+    exclude: bool = setting(True, "Leave out carbon, ice crystals and aggregates.")
+    pixel_size: float | None = setting(None, "Pixel size, when bare image files are given.", unit="Å", gt=0)
+    voltage_kv: float = setting(300.0, "Voltage, when bare image files are given.", unit="kV", gt=0)
+    cs_mm: float = setting(2.7, "Spherical aberration, when bare image files are given.", unit="mm", ge=0)
+    amplitude_contrast: float = setting(0.1, "Amplitude contrast, when bare image files are given.", ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "PickSettings":
+        if self.diameter_max <= self.diameter_min:
+            raise ValueError(
+                f"diameter_max: expected more than diameter_min ({self.diameter_min:g} Å), got {self.diameter_max:g} Å"
+            )
+        return self
+
+
+PICK = StageDeclaration(
+    name="pick",
+    help="Find the particles on micrographs, by their size or with class averages as references.",
+    settings=PickSettings,
+    function="cryoloom.picking.stage:pick_particles",
+    inputs=(
+        Input("micrographs", "micrographs", "Micrographs as written by `ctf`, `motion` or `import`."),
+        Input("references", "file", "Stack of class averages, or a map, to look for (.mrcs, .mrc).", required=False),
+    ),
+    writes={
+        "picks": "positions, scores and probabilities of all picks",
+        "coordinates/<micrograph>.star": "the picks of each micrograph, as RELION writes them",
+    },
+)

@@ -1,0 +1,236 @@
+"""Stage `pick`: micrographs in, positions of particles out."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from cryoloom.contract import Figure, Run, stage
+from cryoloom.data import MicrographSet, PickSet
+from cryoloom.io.images import read_micrograph
+from cryoloom.io.records import write_coordinates
+from cryoloom.picking.calibrate import Calibration, calibrate
+from cryoloom.picking.junk import outliers
+from cryoloom.picking.matched import Transfer, default_transfer, scales
+from cryoloom.picking.reduce import flatten_background, reduce_micrograph
+from cryoloom.picking.scale import best_scale, pool
+from cryoloom.picking.search import Candidates, search_micrograph, survey_scales
+from cryoloom.picking.settings import PICK, PickSettings
+
+N_FIGURES = 4
+
+
+@stage(PICK)
+def pick_particles(micrographs: MicrographSet, references: Any, settings: PickSettings, run: Run) -> dict[str, PickSet]:
+    """Find particles on all micrographs; see `PickSettings`."""
+    reasons: list[str] = []
+    rows = list(range(len(micrographs)))
+    dark = settings.contrast == "dark"
+
+    def name_of(row: int) -> str:
+        return str(micrographs.path[row])
+
+    def load(row: int) -> tuple[torch.Tensor, float]:
+        image = torch.from_numpy(read_micrograph(micrographs.path[row])).to(run.device)
+        return image, micrographs.optics[int(micrographs.optics_index[row])].pixel_size
+
+    matcher_of, reference_diameter = None, None
+    if references is not None:
+        from cryoloom.picking.references import prepare_references
+
+        matcher_of, reference_diameter = prepare_references(references, settings, run.device)
+    diameter = settings.diameter or reference_diameter
+    if diameter is None:
+        diameter, clear = _find_diameter(micrographs, rows, load, name_of, settings, run)
+        if not clear:
+            reasons.append("no diameter stands out on these micrographs; give --diameter")
+
+    def search(row: int) -> dict[str, Any]:
+        image, pixel_size = load(row)
+        found = search_micrograph(
+            image,
+            pixel_size,
+            transfer_of(micrographs, row),
+            diameter,
+            dark=dark,
+            distance=settings.distance,
+            margin=settings.margin,
+            matcher=matcher_of,
+        )
+        return found.as_json()
+
+    stored = run.each(rows, search, key=name_of, label="Searching for particles")
+    found = [Candidates.from_json(entry) if entry is not None else None for entry in stored]
+    picks, calibration, n_junk = _decide(micrographs, found, diameter, settings)
+    for row in rows:
+        own = picks.select(picks.micrograph == micrographs.path[row])
+        if found[row] is not None:
+            write_coordinates(own, run.folder / "coordinates" / f"{_stem(name_of(row))}.star")
+    _show(micrographs, found, picks, calibration, diameter, load, dark, run)
+    n = len(picks)
+    searched = sum(entry is not None for entry in found)
+    if n == 0:
+        reasons.append("nothing on these micrographs stands out from their background")
+    verdict = "not found" if n == 0 else ("doubtful" if reasons else "found")
+    run.summarise(
+        verdict=verdict,
+        reasons=reasons,
+        n_in=len(micrographs),
+        n_out=n,
+        diameter=round(float(diameter), 1),
+        picks_per_micrograph=round(n / max(searched, 1), 1),
+        threshold=calibration.threshold,
+        false_fraction=round(calibration.false_fraction, 4),
+        n_left_out_as_junk=n_junk,
+        references=references is not None,
+        contrast_sign=-1 if dark else 1,
+    )
+    return {"picks": picks}
+
+
+def transfer_of(micrographs: MicrographSet, row: int) -> Transfer:
+    """CTF of a micrograph; a usual one where it is not known."""
+    optics = micrographs.optics[int(micrographs.optics_index[row])]
+    if micrographs.defocus_u is None or not np.isfinite(micrographs.defocus_u[row]):
+        return default_transfer(optics.voltage_kv, optics.cs_mm, optics.amplitude_contrast)
+
+    def value(column: np.ndarray | None, otherwise: float) -> float:
+        return otherwise if column is None or not np.isfinite(column[row]) else float(column[row])
+
+    defocus_u = float(micrographs.defocus_u[row])
+    return Transfer(
+        defocus_u,
+        value(micrographs.defocus_v, defocus_u),
+        value(micrographs.defocus_angle, 0.0),
+        value(micrographs.phase_shift, 0.0),
+        optics.voltage_kv,
+        optics.cs_mm,
+        optics.amplitude_contrast,
+    )
+
+
+def _find_diameter(
+    micrographs: MicrographSet, rows: list[int], load: Any, name_of: Any, settings: PickSettings, run: Run
+) -> tuple[float, bool]:
+    """The diameter that the micrographs agree on, and whether it stands out."""
+    finest = max(group.pixel_size for group in micrographs.optics)
+    diameters = scales(max(settings.diameter_min, 8 * finest), settings.diameter_max)
+    chosen = rows if len(rows) <= 100 else [rows[i] for i in np.linspace(0, len(rows) - 1, 100).astype(int)]
+
+    def survey(row: int) -> dict[str, Any]:
+        image, pixel_size = load(row)
+        transfer = transfer_of(micrographs, row)
+        weights = survey_scales(image, pixel_size, transfer, diameters, dark=settings.contrast == "dark")
+        return {"weights": weights}
+
+    stored = run.each(chosen, survey, key=name_of, label="Finding the diameter")
+    table = np.asarray([entry["weights"] for entry in stored if entry is not None])
+    pooled = pool(table)
+    diameter, weight = best_scale(diameters, pooled)
+    run.log(f"diameter {diameter:.0f} Å (weight of the right tail {weight:.2f})")
+    run.show(
+        Figure(
+            name="diameter",
+            kind="curves",
+            title="Which diameter fits the micrographs",
+            caption="Skewness of the scores of a round filter of each diameter, over all micrographs. The diameter "
+            "at the peak is used.",
+            x_label="Diameter (Å)",
+            y_label="Skewness of scores",
+            data={"x": np.asarray(diameters), "y": {"all micrographs": pooled}},
+        )
+    )
+    run.summarise(diameter_evidence={"diameter": [round(d, 1) for d in diameters], "skewness": pooled})
+    return diameter, weight > 0.05
+
+
+def _decide(
+    micrographs: MicrographSet, found: list[Candidates | None], diameter: float, settings: PickSettings
+) -> tuple[PickSet, Calibration, int]:
+    """Candidates of all micrographs to picks, by one threshold."""
+    kept = [(row, c) for row, c in enumerate(found) if c is not None]
+    path = np.concatenate([np.full(len(c.score), micrographs.path[row], dtype=object) for row, c in kept] or [[]])
+    position = np.concatenate([c.position_px for _, c in kept] or [np.zeros((0, 2))])
+    score = np.concatenate([c.score for _, c in kept] or [np.zeros(0)])
+    decoys = np.concatenate([c.decoys for _, c in kept] or [np.zeros(0)])
+    density = np.concatenate([c.density for _, c in kept] or [np.zeros(0)])
+    texture = np.concatenate([c.texture for _, c in kept] or [np.zeros(0)])
+    rule = {"false_picks": settings.false_picks, "least_probability": settings.least_probability}
+    first = calibrate(score, decoys, threshold=settings.threshold, **rule)
+    good = np.ones(len(score), dtype=bool)
+    if settings.exclude:
+        good = ~outliers(density, texture, score >= first.threshold)
+    n_junk = int((~good & (score >= first.threshold)).sum())
+    final = calibrate(score[good], decoys, threshold=settings.threshold, **rule)
+    chosen = np.flatnonzero(good & (score >= final.threshold))
+    labels: dict[str, np.ndarray] = {}
+    for name in kept[0][1].labels if kept else ():
+        labels[name] = np.concatenate([c.labels[name] for _, c in kept])[chosen]
+    if "class_number" in labels:
+        labels["class_number"] = labels["class_number"].astype(np.int64)
+    picks = PickSet(
+        position_px=position[chosen],
+        micrograph=np.asarray(path[chosen], dtype=str),
+        score=score[chosen],
+        probability=final.probability(score[chosen]),
+        diameter=float(diameter),
+        micrographs=tuple(str(micrographs.path[row]) for row, _ in kept),
+        **labels,
+    )
+    return picks, final, n_junk
+
+
+def _show(
+    micrographs: MicrographSet,
+    found: list[Candidates | None],
+    picks: PickSet,
+    calibration: Calibration,
+    diameter: float,
+    load: Any,
+    dark: bool,
+    run: Run,
+) -> None:
+    """Picks on a few micrographs, and the histogram of scores with the threshold."""
+    scores = np.concatenate([c.score for c in found if c is not None] or [np.zeros(0)])
+    lines = {"threshold": calibration.threshold} if np.isfinite(calibration.threshold) else {}
+    if len(scores):
+        run.show(
+            Figure(
+                name="scores",
+                kind="histogram",
+                title="Scores of all candidates",
+                caption="Candidates right of the threshold are picks. A good threshold lies in the valley between "
+                "noise (left) and particles (right).",
+                x_label="Score (standard deviations of the background)",
+                y_label="Candidates",
+                data={"values": scores, "lines": lines},
+            )
+        )
+    usable = [row for row, c in enumerate(found) if c is not None]
+    for number, i in enumerate(np.unique(np.linspace(0, len(usable) - 1, N_FIGURES).astype(int)) if usable else []):
+        row = usable[i]
+        image, pixel_size = load(row)
+        h = image.shape[0]
+        reduced = reduce_micrograph(image, pixel_size, max(pixel_size, h * pixel_size / 1024), dark=False)
+        flat = flatten_background(reduced.image, 2 * diameter / reduced.mean_pixel_size)
+        own = picks.select(picks.micrograph == micrographs.path[row])
+        points = reduced.from_micrograph(torch.from_numpy(np.asarray(own.position_px, dtype=np.float64)))
+        run.show(
+            Figure(
+                name=f"picks_{number + 1}",
+                kind="image",
+                title=f"{_stem(str(micrographs.path[row]))}: {len(own)} picks",
+                caption="Circles have the diameter that was found or given; colour is the probability of each pick.",
+                data={
+                    "image": flat.cpu().numpy(),
+                    "pixel_size": reduced.mean_pixel_size,
+                    "points": points.cpu().numpy(),
+                    "values": own.probability,
+                    "radius": 0.5 * diameter / reduced.mean_pixel_size,
+                },
+            )
+        )
+
+
+def _stem(path: str) -> str:
+    return path.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
