@@ -15,7 +15,7 @@ from cryoloom.em.images import ImageSource
 from cryoloom.em.kernels import insert_particles_kernel
 from cryoloom.em.noise import NoiseModel
 from cryoloom.em.poses import Candidates
-from cryoloom.fourier.slices import complete_sums, empty_sums
+from cryoloom.fourier.slices import empty_sums
 
 
 @dataclass
@@ -35,10 +35,6 @@ class FourierSums:
     sums: Tensor
     radius: int
     n_particles: float = 0.0
-
-    def completed(self) -> tuple[Tensor, Tensor]:
-        """Numerator and weight with the Friedel mates on the plane kx = 0."""
-        return complete_sums(self.sums)
 
 
 def accumulate(

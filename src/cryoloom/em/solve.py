@@ -4,17 +4,21 @@
 for half maps and `2 FSC / (1 - FSC)` for the map of all particles (whose weights are twice as large).
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numba import njit
 from torch import Tensor
 
 from cryoloom.contract import Executor
 from cryoloom.em.accumulate import FourierSums
 from cryoloom.em.symmetrise import symmetrise_sums, symmetry_profile
 from cryoloom.fourier import good_size
-from cryoloom.fourier.slices import PADDING, PaddedSpectrum, restore_volume
+from cryoloom.fourier.slices import PADDING, PaddedSpectrum, complete_sums, padded_half_size, restore_volume
+
+f32 = np.float32
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,8 @@ class SolvableSums:
 
     Attributes
     ----------
-    numerator, weight
-        `(2n+1, 2n+1, n+2)` complex64 and float32.
+    sums
+        `(2n+1, 2n+1, n+2, 4)` float32: numerator (re, im), weight, unused.
     radius
         Last shell.
     symmetry
@@ -33,8 +37,7 @@ class SolvableSums:
         Mean weight per shell, `(radius + 1,)` float64.
     """
 
-    numerator: Tensor
-    weight: Tensor
+    sums: Tensor
     radius: int
     symmetry: str
     mean_weight: np.ndarray
@@ -42,24 +45,28 @@ class SolvableSums:
     def plus(self, other: "SolvableSums") -> "SolvableSums":
         """Sums of both sets of particles together."""
         return SolvableSums(
-            self.numerator + other.numerator,
-            self.weight + other.weight,
-            self.radius,
-            self.symmetry,
-            self.mean_weight + other.mean_weight,
+            self.sums + other.sums, self.radius, self.symmetry, self.mean_weight + other.mean_weight
         )
 
 
-def prepare_sums(sums: FourierSums, symmetry: str, executor: Executor) -> SolvableSums:
-    """Complete and symmetrise raw sums."""
-    numerator, weight = sums.completed()
-    numerator, weight = symmetrise_sums(numerator, weight, symmetry, executor)
-    shell = padded_shells(sums.radius)
-    flat = shell.reshape(-1)
-    n = sums.radius + 2
-    total = torch.bincount(flat, weight.reshape(-1).to(torch.float64), minlength=n)[:n]
-    count = torch.bincount(flat, minlength=n)[:n].clamp_min(1)
-    return SolvableSums(numerator, weight, sums.radius, symmetry, (total / count)[: sums.radius + 1].numpy())
+def prepare_sums(sums: FourierSums, symmetry: str, executor: Executor, *, keep: bool = False) -> SolvableSums:
+    """Complete and symmetrise raw sums.
+
+    With `keep` the raw sums stay as they are, so that more can be added to them later; else they are used up.
+    """
+    raw = sums.sums.clone() if keep else sums.sums
+    complete_sums(raw)
+    packed = symmetrise_sums(raw, symmetry, executor)
+    depth = packed.shape[0]
+    slabs = np.array_split(np.arange(depth), max(1, min(depth, 2 * executor.n_workers)))
+    parts = executor.map(
+        lambda slab: _shell_weights(packed.numpy(), int(slab[0]), int(slab[-1]) + 1, sums.radius), slabs
+    )
+    # partial sums are added in the order of the planes they hold, whatever the split
+    per_plane = np.concatenate(list(parts))
+    total = per_plane[:, 0].sum(0)
+    count = per_plane[:, 1].sum(0)
+    return SolvableSums(packed, sums.radius, symmetry, total / np.maximum(count, 1.0))
 
 
 def solve(
@@ -93,14 +100,13 @@ def solve(
     added = np.zeros(sums.radius + 2)
     added[:-1] = inverse * sums.mean_weight
     added[-1] = 1.0
-    shell = padded_shells(sums.radius)
-    denominator = sums.weight + torch.from_numpy(added.astype(np.float32))[shell]
     tiny = float(sums.mean_weight.max()) * 1e-9 + 1e-30
-    values = sums.numerator / denominator.clamp_min(tiny)
-    values[shell > radius] = 0
-    values[..., -1] = 0
-    volume = restore_volume(PaddedSpectrum(values, box, sums.radius), box, correct=False)
-    return volume / symmetry_profile(box, sums.symmetry)
+    n = padded_half_size(radius)
+    values = np.empty((2 * n + 1, 2 * n + 1, n + 2), np.complex64)
+    _divide(sums.sums.numpy(), added.astype(np.float32), f32(tiny), radius, values.view(np.float32))
+    volume = restore_volume(PaddedSpectrum(torch.from_numpy(values), box, radius), box, correct=False)
+    volume /= symmetry_profile(box, sums.symmetry)
+    return volume
 
 
 def box_for_radius(radius: int, full_box: int) -> int:
@@ -108,23 +114,44 @@ def box_for_radius(radius: int, full_box: int) -> int:
     return min(int(full_box), good_size(2 * (int(radius) + 2)))
 
 
-_shells: dict[int, Tensor] = {}
-
-
-def padded_shells(radius: int) -> Tensor:
-    """Shell of each voxel of sums with `radius`, `(2n+1, 2n+1, n+2)` int64; `radius + 1` beyond the last."""
-    if radius not in _shells:
-        n = PADDING * radius + 1
-        k = torch.arange(-n, n + 1, dtype=torch.float32)
-        x = torch.arange(0, n + 2, dtype=torch.float32)
-        r = torch.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + x**2) / PADDING
-        if len(_shells) > 3:
-            _shells.clear()
-        _shells[radius] = r.round_().clamp_max_(radius + 1).to(torch.int64)
-    return _shells[radius]
-
-
 def ssnr_of(fsc: np.ndarray, *, both_halves: bool) -> np.ndarray:
     """`FSC / (1 - FSC)`, twice that for the map of both halves; 0 where the FSC is not positive."""
     clipped = np.clip(fsc, 0.0, 0.999)
     return (2.0 if both_halves else 1.0) * clipped / (1.0 - clipped)
+
+
+@njit(nogil=True, cache=True)
+def _shell_weights(sums: np.ndarray, z_low: int, z_high: int, radius: int) -> np.ndarray:
+    """Sum of weights and number of voxels per plane and shell, `(planes, 2, radius + 1)`."""
+    depth = sums.shape[0]
+    centre = depth // 2
+    out = np.zeros((z_high - z_low, 2, radius + 1))
+    for iz in range(z_low, z_high):
+        for iy in range(depth):
+            base = float((iz - centre) ** 2 + (iy - centre) ** 2)
+            for ix in range(sums.shape[2] - 1):
+                shell = int(math.sqrt(base + ix * ix) / PADDING + 0.5)
+                if shell <= radius:
+                    out[iz - z_low, 0, shell] += sums[iz, iy, ix, 2]
+                    out[iz - z_low, 1, shell] += 1.0
+    return out
+
+
+@njit(nogil=True, cache=True, fastmath=True)
+def _divide(sums: np.ndarray, added: np.ndarray, tiny: float, radius: int, out: np.ndarray) -> None:
+    """`num / (den + added[shell])` up to `radius`, 0 beyond; `out` may reach less far than `sums`."""
+    shift = sums.shape[0] // 2 - out.shape[0] // 2
+    centre = out.shape[0] // 2
+    columns = out.shape[2] // 2
+    for iz in range(out.shape[0]):
+        for iy in range(out.shape[0]):
+            base = f32((iz - centre) ** 2 + (iy - centre) ** 2)
+            for ix in range(columns):
+                shell = int(math.sqrt(base + f32(ix * ix)) * f32(1.0 / PADDING) + f32(0.5))
+                if shell > radius or ix == columns - 1:
+                    out[iz, iy, 2 * ix] = f32(0)
+                    out[iz, iy, 2 * ix + 1] = f32(0)
+                    continue
+                weight = max(sums[iz + shift, iy + shift, ix, 2] + added[shell], tiny)
+                out[iz, iy, 2 * ix] = sums[iz + shift, iy + shift, ix, 0] / weight
+                out[iz, iy, 2 * ix + 1] = sums[iz + shift, iy + shift, ix, 1] / weight

@@ -34,19 +34,13 @@ def split_group(symmetry: str) -> tuple[np.ndarray, np.ndarray]:
     return np.array(representatives), np.array([np.rint(e) for e in exact])
 
 
-def symmetrise_sums(
-    numerator: Tensor, weight: Tensor, symmetry: str, executor: Executor
-) -> tuple[Tensor, Tensor]:
-    """Sum of numerator and weight over the group; both `(2n+1, 2n+1, n+2)`, Friedel-complete."""
-    representatives, exact = split_group(symmetry)
-    if len(representatives) * len(exact) == 1:
-        return numerator, weight
-    packed = torch.stack([numerator.real, numerator.imag, weight], dim=-1).contiguous().numpy()
-    for operators in (representatives, exact):
+def symmetrise_sums(sums: Tensor, symmetry: str, executor: Executor) -> Tensor:
+    """Sum over the group of completed sums `(2n+1, 2n+1, n+2, 4)`; the input itself where there is no symmetry."""
+    packed = sums.numpy()
+    for operators in split_group(symmetry):
         if len(operators) > 1:
             packed = _sum_over(packed, operators, executor)
-    result = torch.from_numpy(packed)
-    return torch.complex(result[..., 0].contiguous(), result[..., 1].contiguous()), result[..., 2].contiguous()
+    return torch.from_numpy(packed)
 
 
 def symmetry_profile(box: int, symmetry: str) -> Tensor:
@@ -61,7 +55,7 @@ def symmetry_profile(box: int, symmetry: str) -> Tensor:
 
 
 def _sum_over(packed: np.ndarray, operators: np.ndarray, executor: Executor) -> np.ndarray:
-    out = np.empty_like(packed)
+    out = np.empty(packed.shape, packed.dtype)
     depth = packed.shape[0]
     slabs = np.array_split(np.arange(depth), max(1, min(depth, 4 * executor.n_workers)))
 
@@ -85,8 +79,8 @@ def _sum_over_kernel(packed: np.ndarray, operators: np.ndarray, z_low: int, z_hi
             for ix in range(packed.shape[2]):
                 x = f32(ix)
                 if x * x + y * y + z * z > limit:
-                    for u in range(3):
-                        out[iz, iy, ix, u] = packed[iz, iy, ix, u]
+                    for u in range(4):
+                        out[iz, iy, ix, u] = f32(0)
                     continue
                 s0 = f32(0)
                 s1 = f32(0)
@@ -135,3 +129,4 @@ def _sum_over_kernel(packed: np.ndarray, operators: np.ndarray, z_low: int, z_hi
                 out[iz, iy, ix, 0] = s0
                 out[iz, iy, ix, 1] = s1
                 out[iz, iy, ix, 2] = s2
+                out[iz, iy, ix, 3] = f32(0)

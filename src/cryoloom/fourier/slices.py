@@ -228,13 +228,17 @@ def insert_points(
     sums.view(-1, 4).index_add_(0, index.reshape(-1), spread.reshape(-1, 4).to(sums.dtype))
 
 
-def complete_sums(sums: Tensor) -> tuple[Tensor, Tensor]:
-    """Numerator (complex) and weight `(2n+1, 2n+1, n+2)` of `insert_points`, Friedel mates included."""
-    numerator = torch.complex(sums[..., 0], sums[..., 1])
-    weight = sums[..., 2].clone()
-    numerator[..., 0] = numerator[..., 0] + numerator[..., 0].flip(0, 1).conj()
-    weight[..., 0] = weight[..., 0] + weight[..., 0].flip(0, 1)
-    return numerator, weight
+def complete_sums(sums: Tensor) -> None:
+    """Add what the Friedel mates bring to the plane kx = 0, in place; once, after all insertions."""
+    plane = sums[:, :, 0]
+    mates = plane.flip(0, 1)
+    mates[..., 1] *= -1
+    plane += mates
+
+
+def split_sums(sums: Tensor) -> tuple[Tensor, Tensor]:
+    """Numerator (complex) and weight of sums, `(2n+1, 2n+1, n+2)` each."""
+    return torch.complex(sums[..., 0].contiguous(), sums[..., 1].contiguous()), sums[..., 2]
 
 
 def extract_slices(spectrum: PaddedSpectrum, rotations: Tensor, image_shape: Sequence[int]) -> Tensor:
@@ -247,9 +251,7 @@ def extract_slices(spectrum: PaddedSpectrum, rotations: Tensor, image_shape: Seq
     return out.reshape(-1, h, w // 2 + 1)
 
 
-def disc_points(
-    h: int, w: int, radius: float, *, device: torch.device | str = "cpu"
-) -> tuple[Tensor, Tensor]:
+def disc_points(h: int, w: int, radius: float, *, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
     """Points xy `(k, 2)` of a half spectrum within `radius` Fourier pixels, and their flat indices `(k,)`."""
     if h != w:
         raise ValueError(f"image_shape: expected a square image, got {h} x {w}")
@@ -267,9 +269,7 @@ def _columns(rotations: Tensor, like: Tensor) -> Tensor:
     return (PADDING * rotations[..., :2]).to(device=like.device, dtype=real).contiguous()
 
 
-def _corners(
-    columns: Tensor, points: Tensor, centre: int, shape: Sequence[int]
-) -> tuple[Tensor, Tensor, Tensor]:
+def _corners(columns: Tensor, points: Tensor, centre: int, shape: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
     """Flat indices `(p, k, 8)`, weights `(p, k, 8)` and mirror flags `(p, k)` of trilinear samples."""
     xyz = torch.einsum("pij,kj->pki", columns, points)
     mirrored = xyz[..., 0] < 0

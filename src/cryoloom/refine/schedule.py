@@ -189,16 +189,15 @@ def iterate(
         n_global += 1
         middle = min(radius, max(grid_radius, radius // 2))
         candidates = fit(candidates, middle, 5)
-        candidates = _survivors(candidates, 2 if not plan.soft else 6, 1e-3)
-        if middle < radius or True:
-            candidates = fit(candidates, radius, 5)
+        candidates = _survivors(candidates, 6 if plan.soft else 2, 1e-3, plan.symmetry)
+        candidates = fit(candidates, radius, 5)
     else:
         candidates = state.modes if state.modes is not None else poses.candidates(rows)
         candidates = fit(candidates, radius, 5)
     if state.last and not state.rescued and not plan.local:
         candidates, rescued = _safety_net(source, references, poses, candidates, fit, plan, executor, noise, radius)
         notes["rescued"] = float(rescued)
-    candidates = _survivors(candidates, 6 if plan.soft else 1, 1e-3)
+    candidates = _survivors(candidates, 6 if plan.soft else 1, 1e-3, plan.symmetry)
     share = posterior_of(candidates)
     if not plan.soft:
         share = np.ones(len(candidates))
@@ -334,8 +333,11 @@ def _global_candidates(
     )
 
 
-def _survivors(candidates: Candidates, most: int, least_share: float) -> Candidates:
-    """Of each particle the best `most` candidates with at least `least_share` of its posterior, copies removed."""
+def _survivors(candidates: Candidates, most: int, least_share: float, symmetry: str) -> Candidates:
+    """Of each particle the best `most` candidates with at least `least_share` of its posterior, copies removed.
+
+    Copies are candidates that ran into one optimum, up to symmetry.
+    """
     share = posterior_of(candidates)
     order = np.lexsort((np.arange(len(share)), -share, candidates.row))
     ordered = candidates.select(order)
@@ -343,17 +345,15 @@ def _survivors(candidates: Candidates, most: int, least_share: float) -> Candida
     starts = group_starts(ordered.row)
     rank = np.arange(len(share)) - np.repeat(starts, np.diff(np.r_[starts, len(share)]))
     keep = (rank < most) & ((share >= least_share) | (rank == 0))
-    # two starts that ran into one optimum count once
     for back in range(1, most):
-        other = np.arange(len(share)) - back
-        same = (other >= 0) & (rank >= back)
-        i = np.flatnonzero(same & keep)
-        j = other[i]
-        cosine = 0.5 * (np.einsum("nij,nij->n", ordered.rotation[i], ordered.rotation[j]) - 1.0)
-        close = (cosine > np.cos(np.deg2rad(0.5))) & (
-            np.linalg.norm(ordered.shift_px[i] - ordered.shift_px[j], axis=1) < 0.5
-        ) & (ordered.reference[i] == ordered.reference[j])
-        keep[i[close]] = False
+        i = np.flatnonzero(keep & (rank >= back))
+        j = i - back
+        near = (np.linalg.norm(ordered.shift_px[i] - ordered.shift_px[j], axis=1) < 0.5) & (
+            ordered.reference[i] == ordered.reference[j]
+        )
+        i, j = i[near], j[near]
+        turn = pose_distance(torch.from_numpy(ordered.rotation[i]), torch.from_numpy(ordered.rotation[j]), symmetry)
+        keep[i[turn.numpy() < np.deg2rad(0.5)]] = False
     return ordered.select(np.flatnonzero(keep))
 
 
@@ -390,7 +390,7 @@ def _safety_net(
     )
     found = replace(found, scale=np.ones(len(found)))
     found = fit(found, min(radius, max(n_rings, radius // 2)), 5)
-    found = fit(_survivors(found, 2, 1e-3), radius, 8)
+    found = fit(_survivors(found, 2, 1e-3, plan.symmetry), radius, 8)
     old = best.log_likelihood[np.searchsorted(best.row, found.row)]
     better = np.unique(found.row[found.log_likelihood > old + 1.0])
     joined = join_candidates(
