@@ -1,7 +1,7 @@
 """The motion field: where content sits in each frame, as a smooth function of place and frame.
 
-`d(y, x, t) = Σ_m P_m(y, x) θ_m(t)` with products of Legendre polynomials in place, `P_0 = 1`, so that `θ_0` is the motion
-of the whole frame. The field is zero in the first frame: the sum shows the specimen as it lay there.
+`d(y, x, t) = Σ_m P_m(y, x) θ_m(t)` with products of Legendre polynomials in place, `P_0 = 1`, so that `θ_0` is the
+motion of the whole frame. The field is zero in the first frame: the sum shows the specimen as it lay there.
 """
 
 from dataclasses import dataclass

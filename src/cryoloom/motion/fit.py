@@ -1,8 +1,8 @@
 """Fit of the motion field to tile spectra: Gauss–Newton steps on the joint likelihood of all tiles and frames.
 
 Each step measures the slope of the likelihood at the present field, and the signal in each shell and tile, and solves
-for all modes and frames at once. While the field is still wrong the high frequencies of the sum cancel, so their measured
-signal, and with it their weight, is small: the fit goes from coarse to fine by itself.
+for all modes and frames at once. While the field is still wrong the high frequencies of the sum cancel, so their
+measured signal, and with it their weight, is small: the fit goes from coarse to fine by itself.
 """
 
 from dataclasses import dataclass

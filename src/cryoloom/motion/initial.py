@@ -1,7 +1,7 @@
 """First guess of the whole-frame motion: all pairs of groups of frames, then each frame against the others.
 
-Groups of neighbouring frames have enough signal for each pair's cross-correlation to show a peak; the peaks of all pairs
-are made consistent by robust least squares, so spoiled pairs lose their say.
+Groups of neighbouring frames have enough signal for each pair's cross-correlation to show a peak; the peaks of all
+pairs are made consistent by robust least squares, so spoiled pairs lose their say.
 """
 
 import numpy as np

@@ -7,9 +7,9 @@ prior, the specimen integrates out and the log-likelihood of the displacements o
 
 a sum over all pairs of frames of their weighted cross-correlations at `d_t - d_s`: the weights are those of a Wiener
 filter, so nothing has to be guessed (the B-factor of other programs). The expected information on one axis is
-`h (T I - 1 1ᵀ)` with `h = 2 Σ_k w p (2π k)²`. Pairs can be given weights `u_ts`; `T I - 1 1ᵀ` then becomes the Laplacian
-of `u`. (Brilot 2012, doi:10.1016/j.jsb.2012.02.003, and Li 2013, doi:10.1038/nmeth.2472, for all pairs; the likelihood
-is that of a Gaussian specimen.)
+`h (T I - 1 1ᵀ)` with `h = 2 Σ_k w p (2π k)²`. Pairs can be given weights `u_ts`; `T I - 1 1ᵀ` then becomes the
+Laplacian of `u`. (All pairs: Brilot 2012, doi:10.1016/j.jsb.2012.02.003, and Li 2013, doi:10.1038/nmeth.2472; the
+likelihood is that of a Gaussian specimen.)
 """
 
 import math

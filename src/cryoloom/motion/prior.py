@@ -1,9 +1,9 @@
 """What is known of motion before it is measured: it is smooth in time, and fastest at first.
 
 The steps of each mode of the field are a Gaussian process: neighbours are correlated, their size falls from early
-frames to late ones, and their variance is found from the data (expectation–maximisation of the evidence), mode by mode
-for the whole frame and shared by modes of one degree for local motion. So the strength of the regularisation is never set
-by hand. (Gaussian process motion: Zivanov, Nakane, Scheres 2019, doi:10.1107/S205225251801463X.)
+frames to late ones, and their variance is found from the data (expectation–maximisation of the evidence), for the
+whole frame and for the local modes of each degree. So the strength of the regularisation is never set by hand.
+(Gaussian process motion: Zivanov, Nakane, Scheres 2019, doi:10.1107/S205225251801463X.)
 """
 
 from dataclasses import dataclass

@@ -20,8 +20,8 @@ _BAND_ROWS = 48
 _U = np.uintp
 
 
-def sum_frames(frames: Frames, field: MotionField, coefficients: np.ndarray) -> np.ndarray:
-    """Weighted sums of the frames, each moved back by its displacement; even and odd frames apart.
+def sum_frames(frames: Frames, field: MotionField, coefficients: np.ndarray, n_groups: int = 1) -> np.ndarray:
+    """Weighted sums of the frames, each moved back by its displacement.
 
     Parameters
     ----------
@@ -31,15 +31,17 @@ def sum_frames(frames: Frames, field: MotionField, coefficients: np.ndarray) -> 
         Where content sits in each frame.
     coefficients
         Weight of frame `t` in sum `j`, `(t, j)`.
+    n_groups
+        1, or 2 to keep frames 1, 3, 5, ... (counted from 1) apart from frames 2, 4, 6, ...
 
     Returns
     -------
     sums
-        `(2, j, h, w)` float32: frames 1, 3, 5, ... counted from 1, then frames 2, 4, 6, ...
+        `(n_groups, j, h, w)` float32.
     """
     h, w = frames.shape
     n_frames, n_sums = coefficients.shape
-    sums = np.zeros((2, n_sums, h, w), np.float32)
+    sums = np.zeros((n_groups, n_sums, h, w), np.float32)
     weights = np.ascontiguousarray(coefficients, dtype=np.float32)
     bank = filter_bank()
     n_runs = -(-w // RUN)
@@ -55,7 +57,7 @@ def sum_frames(frames: Frames, field: MotionField, coefficients: np.ndarray) -> 
         for t in range(n_frames):
             _add_band(
                 frames.raw[t], frames.gain, frames.bad, frames.bad_row, frames.donors,
-                t, y0, y1, pad, shift[t, band : band + 2], bank, weights[t], sums[t % 2],
+                t, y0, y1, pad, shift[t, band : band + 2], bank, weights[t], sums[t % n_groups],
             )  # fmt: skip
     return sums
 
@@ -78,7 +80,7 @@ def flatten_response(dft: Tensor, field: MotionField, image_shape: tuple[int, in
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
 def _add_band(raw, gain, bad, bad_row, donors, t, y0, y1, pad, shift, bank, weights, sums):
-    """Add rows `y0 ... y1 - 1` of one frame to `sums` `(j, h, w)`; `shift` is `(2, runs, 2)` at the edges of the band."""
+    """Add rows `y0 ... y1 - 1` of one frame to `sums` `(j, h, w)`; `shift` `(2, runs, 2)` is that at their edges."""
     w = raw.shape[1]
     n_runs = shift.shape[1]
     low = np.float32(1e9)
@@ -145,19 +147,23 @@ def _filter_column_run(rows, s, taps, out, x0, x1):
 
 
 def sum_frames_torch(
-    frames: Frames, field: MotionField, coefficients: np.ndarray, device: torch.device | str = "cpu"
+    frames: Frames,
+    field: MotionField,
+    coefficients: np.ndarray,
+    n_groups: int = 1,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """The twin of `sum_frames` in plain torch, a shift per pixel; used on a GPU.
 
     Returns
     -------
     sums
-        `(2, j, h, w)` float32 on `device`.
+        `(n_groups, j, h, w)` float32 on `device`.
     """
     h, w = frames.shape
     n_frames, n_sums = coefficients.shape
     bank = torch.as_tensor(filter_bank(), device=device)
-    sums = torch.zeros(2, n_sums, h, w, device=device)
+    sums = torch.zeros(n_groups, n_sums, h, w, device=device)
     y = torch.arange(h, device=device)
     x = torch.arange(w, device=device)
     offset = torch.arange(N_TAPS, device=device) - (N_TAPS // 2 - 1)
@@ -180,7 +186,7 @@ def sum_frames_torch(
         for j in range(N_TAPS):
             line += tap[..., j] * moved.gather(0, mirrored(y[:, None] + whole + offset[j], h))
         weights = torch.as_tensor(coefficients[t], dtype=torch.float32, device=device)
-        sums[t % 2] += weights[:, None, None] * line
+        sums[t % n_groups] += weights[:, None, None] * line
     return sums
 
 

@@ -1,0 +1,116 @@
+"""The motion file of one movie, as RELION's polishing reads it (`interfaces.md` 2.3).
+
+RELION's shifts are what moves a frame back: minus our trajectory, in pixels of the movie. Its local model is a
+polynomial of third order in the frame number `z` and second in place, 18 coefficients per axis; our field is projected
+on it by least squares, and kept as it is in blocks of our own beside it.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cryoloom.io.star import write_star
+from cryoloom.motion.field import MotionField
+
+
+def write_motion_file(
+    path: Path,
+    field: MotionField,
+    general: Mapping[str, Any],
+    *,
+    hot_pixels: np.ndarray,
+    tile_centres_px: np.ndarray | None = None,
+) -> None:
+    """Write the motion file.
+
+    Parameters
+    ----------
+    general
+        Labels and values of the block `general` beyond the sizes.
+    hot_pixels
+        Repaired pixels `(n, 2)` yx.
+    tile_centres_px
+        Where to list the local shifts, `(j, 2)` yx; None lists none.
+    """
+    h, w = field.shape
+    n_frames = field.modes_px.shape[1]
+    number = np.arange(1, n_frames + 1)
+    blocks: dict[str, Any] = {
+        "general": {"rlnImageSizeX": w, "rlnImageSizeY": h, "rlnImageSizeZ": n_frames}
+        | dict(general)
+        | {"rlnMotionModelVersion": 1 if field.degree else 0},
+        "global_shift": {
+            "rlnMicrographFrameNumber": number,
+            "rlnMicrographShiftX": np.round(-field.trajectory_px[:, 1], 5),
+            "rlnMicrographShiftY": np.round(-field.trajectory_px[:, 0], 5),
+        },
+    }
+    if field.degree:
+        coefficients = relion_polynomial(field)
+        blocks["local_motion_model"] = {
+            "rlnMotionModelCoeffsIdx": np.arange(36),
+            "rlnMotionModelCoeff": coefficients,
+        }
+    if len(hot_pixels):
+        blocks["hot_pixels"] = {
+            "rlnCoordinateX": hot_pixels[:, 1].astype(float),
+            "rlnCoordinateY": hot_pixels[:, 0].astype(float),
+        }
+    if field.degree and tile_centres_px is not None:
+        shift = -field.at(tile_centres_px)  # (j, t, 2)
+        blocks["local_shift"] = {
+            "rlnMicrographFrameNumber": np.tile(number, len(tile_centres_px)),
+            "rlnCoordinateX": np.repeat(tile_centres_px[:, 1], n_frames),
+            "rlnCoordinateY": np.repeat(tile_centres_px[:, 0], n_frames),
+            "rlnMicrographShiftX": np.round(shift[..., 1].reshape(-1), 5),
+            "rlnMicrographShiftY": np.round(shift[..., 0].reshape(-1), 5),
+        }
+    if field.covariance_px2 is not None:
+        centre = np.array([[0.5 * (h - 1), 0.5 * (w - 1)]])
+        blocks["cryoloom_shift_error"] = {
+            "rlnMicrographFrameNumber": number,
+            "cryoloomShiftError": np.round(field.standard_error_px(centre)[0], 5),
+        }
+    modes = field.modes_px
+    blocks["cryoloom_motion_field"] = {
+        "cryoloomModeIndex": np.repeat(np.arange(len(modes)), n_frames),
+        "rlnMicrographFrameNumber": np.tile(number, len(modes)),
+        "cryoloomTrajectoryX": np.round(modes[..., 1].reshape(-1), 6),
+        "cryoloomTrajectoryY": np.round(modes[..., 0].reshape(-1), 6),
+    }
+    write_star(path, blocks)
+
+
+def relion_polynomial(field: MotionField) -> np.ndarray:
+    """The 36 coefficients of RELION's local model, 18 for x then 18 for y, that fit the local part of a field best.
+
+    For each of 1, x, x², y, y², xy the terms z, z², z³; x and y from -0.5 to 0.5 over the frame, z from 0.
+    """
+    h, w = field.shape
+    n_frames = field.modes_px.shape[1]
+    v, u = np.meshgrid((np.arange(12) + 0.5) / 12 - 0.5, (np.arange(12) + 0.5) / 12 - 0.5, indexing="ij")
+    v, u = v.reshape(-1), u.reshape(-1)
+    local = field.at(np.stack([(v + 0.5) * h - 0.5, (u + 0.5) * w - 0.5], -1)) - field.trajectory_px
+    place = np.stack([np.ones_like(u), u, u**2, v, v**2, u * v], -1)  # (n, 6)
+    z = np.arange(n_frames, dtype=np.float64)
+    scale = max(n_frames - 1.0, 1.0)
+    time = np.stack([z / scale, (z / scale) ** 2, (z / scale) ** 3], -1)  # (t, 3)
+    design = np.einsum("na,tb->ntab", place, time).reshape(-1, 18)
+    found = np.linalg.lstsq(design, -local.reshape(-1, 2), rcond=1e-10)[0]  # (18, 2) yx
+    found = found.reshape(6, 3, 2) / (scale ** np.arange(1, 4))[None, :, None]
+    return np.concatenate([found[..., 1].reshape(-1), found[..., 0].reshape(-1)])
+
+
+def evaluate_relion_polynomial(
+    coefficients: np.ndarray, position_px: np.ndarray, shape: tuple[int, int], n_frames: int
+) -> np.ndarray:
+    """Local shift of RELION's model at positions `(n, 2)` yx, `(n, t, 2)` yx in pixels (minus a trajectory)."""
+    v = (position_px[:, 0] + 0.5) / shape[0] - 0.5
+    u = (position_px[:, 1] + 0.5) / shape[1] - 0.5
+    place = np.stack([np.ones_like(u), u, u**2, v, v**2, u * v], -1)
+    z = np.arange(n_frames, dtype=np.float64)
+    time = np.stack([z, z**2, z**3], -1)
+    both = coefficients.reshape(2, 6, 3)
+    return np.stack([np.einsum("na,ab,tb->nt", place, both[c], time) for c in (1, 0)], -1)
