@@ -46,7 +46,8 @@ def test_threads_and_slabs_do_not_change_a_bit(simulated):
     for workers in (2, 5):
         many = _sums(data, ThreadExecutor(workers), 2)
         assert all(torch.equal(a.sums, b.sums) for a, b in zip(one, many, strict=True))
-        a, b = (prepare_sums(s[0], "C3", e, keep=True) for s, e in ((one, SerialExecutor()), (many, ThreadExecutor(workers))))
+        a = prepare_sums(one[0], "C3", SerialExecutor(), keep=True)
+        b = prepare_sums(many[0], "C3", ThreadExecutor(workers), keep=True)
         assert torch.equal(a.sums, b.sums) and (a.mean_weight == b.mean_weight).all()
 
 

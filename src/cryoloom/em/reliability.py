@@ -18,13 +18,14 @@ def pose_reliability(log_likelihood: np.ndarray, expected_gain: np.ndarray, post
 
     Where the ratios do not fall into two populations, the posterior of the mode alone is given.
     """
-    ratio = gain_ratio(log_likelihood, expected_gain)
-    upper = _upper_share(ratio)
-    return np.clip(upper * posterior_max, 0.0, 1.0)
+    return np.clip(fitting_share(gain_ratio(log_likelihood, expected_gain)) * posterior_max, 0.0, 1.0)
 
 
-def _upper_share(ratio: np.ndarray) -> np.ndarray:
-    """Posterior of the upper of two Gaussians fitted by EM; ones where two describe the data no better than one."""
+def fitting_share(ratio: np.ndarray) -> np.ndarray:
+    """Probability that each particle fits the map at all, `(n,)`, from its `gain_ratio`.
+
+    It is the posterior of the upper of two Gaussians fitted by EM; ones where two describe the data no better than one.
+    """
     n = len(ratio)
     if n < 50:
         return np.ones(n)

@@ -29,6 +29,7 @@ from cryoloom.em.poses import (
     join_candidates,
     posterior_of,
 )
+from cryoloom.em.reliability import fitting_share, gain_ratio
 from cryoloom.em.search import search_directions, search_poses, shift_grid
 from cryoloom.em.solve import SolvableSums, prepare_sums
 from cryoloom.fourier.slices import PaddedSpectrum
@@ -204,6 +205,13 @@ def iterate(
     candidates = replace(candidates, posterior=share)
     candidates = _normalise_scale(candidates, poses.half)
     _update_poses(poses, candidates, before, plan.symmetry)
+    # Particles that do not fit the map at all do not go into it. Each half is judged from itself alone.
+    fitting = np.ones(len(rows))
+    if state.iteration > 0:
+        for h in (1, 2):
+            mine = poses.half == h
+            fitting[mine] = fitting_share(gain_ratio(poses.log_likelihood[mine], poses.expected_gain[mine]))
+    notes["fitting"] = float(fitting.mean())
     notes["moved_deg"] = float(np.rad2deg(np.median(poses.moved)))
     notes["moved_far"] = float(np.mean(poses.moved > np.deg2rad(10.0)))
     notes["modes"] = float(len(candidates) / len(rows))
@@ -212,7 +220,8 @@ def iterate(
     last = state.last or state.iteration + 1 >= plan.max_iterations
     reach = source.points.radius if last else _clip_radius(source, max(radius + 10, 1.5 * radius))
     target = poses.half[candidates.row] - 1
-    sums = accumulate(source, candidates, target, 2, noise, executor, radius=reach)
+    weighted = replace(candidates, posterior=share * fitting[candidates.row])
+    sums = accumulate(source, weighted, target, 2, noise, executor, radius=reach)
     halves = (prepare_sums(sums[0], plan.symmetry, executor), prepare_sums(sums[1], plan.symmetry, executor))
     del sums
     pair = solve_halves(
@@ -250,7 +259,8 @@ def iterate(
     log(
         f"iteration {state.iteration}: used {notes['resolution_used']:.1f} Å, reached {notes['resolution']:.2f} Å, "
         f"moved {notes['moved_deg']:.2f}° (median), {100 * notes['moved_far']:.1f} % more than 10°, "
-        f"{notes['modes']:.2f} modes per particle, {int(notes.get('rescued', 0))} rescued"
+        f"{notes['modes']:.2f} modes per particle, {100 * notes['fitting']:.0f} % fit, "
+        f"{int(notes.get('rescued', 0))} rescued"
     )
     return state, Outcome(halves, pair, state)
 
@@ -368,11 +378,18 @@ def _safety_net(
     noise: NoiseModel,
     radius: int,
 ) -> tuple[Candidates, int]:
-    """Search the worst tenth again over all poses and all shifts; keep what has the better likelihood."""
+    """Search the worst again over all poses and all shifts; keep what has the better likelihood.
+
+    The worst are a tenth of the particles, or all that lie two standard deviations below the bulk (at most 40 %):
+    junk must not crowd out the lost.
+    """
     best = candidates.select(best_of(candidates, candidates.log_likelihood))
     assert best.information is not None
-    expected = 0.5 * best.information[:, 5, 5]
-    worst = best.row[np.argsort(best.log_likelihood / expected, kind="stable")[: max(1, len(best) // 10)]]
+    ratio = gain_ratio(best.log_likelihood, 0.5 * best.information[:, 5, 5])
+    middle = np.median(ratio)
+    spread = np.median(np.abs(ratio[ratio > middle] - middle)) * 1.4826
+    n_worst = int(np.clip((ratio < middle - 2.0 * spread).sum(), 0.1 * len(ratio), 0.4 * len(ratio)))
+    worst = best.row[np.argsort(ratio, kind="stable")[: max(1, n_worst)]]
     n_rings = int(np.clip(round(11.0 * source.field / plan.diameter), 4, radius))
     step = float(np.clip(0.15 * source.field / n_rings / source.pixel_size, 1.0, 4.0))
     found = search_poses(
