@@ -465,7 +465,10 @@ def _section_bytes(mode: int, shape: tuple[int, int, int], packed_rows: bool) ->
 def _pixel_type(
     file: BinaryIO, mode: int, raw: bytes, order: str, shape: tuple[int, int, int], path: Path, problems: list[str]
 ) -> np.dtype:
-    """Type of the pixels. Bytes are signed, unless IMOD's flag or the pixels themselves say otherwise."""
+    """Type of the pixels.
+
+    Bytes are signed in files that follow the standard of 2014; in others IMOD's flag decides, else the histogram.
+    """
     if mode == 101:
         return np.dtype(np.uint8)
     if mode != 0:
@@ -473,6 +476,8 @@ def _pixel_type(
     stamp, flags = struct.unpack_from(order + "2i", raw, 152)
     if stamp == _IMOD_STAMP:
         return np.dtype(np.int8 if flags & 1 else np.uint8)
+    if struct.unpack_from(order + "i", raw, 108)[0] in (20140, 20141):
+        return np.dtype(np.int8)
     sample = np.frombuffer(_read_some(file, min(shape[1] * shape[2], 1 << 20), path), np.int8)
     # unsigned counts above 127 appear as numbers near -128; signed values around zero appear near -1
     if (sample < -64).sum() > (sample[sample < 0] >= -64).sum():

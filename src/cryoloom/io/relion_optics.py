@@ -147,7 +147,7 @@ def optics_columns(groups: Sequence[Optics], kind: str) -> dict[str, Any]:
         for i in range(2):
             for j in range(2):
                 columns[f"rlnMagMat{i}{j}"] = [float(group.magnification[i][j]) for group in groups]
-    if any(group.ctf_premultiplied for group in groups):
+    if kind == "particles" or any(group.ctf_premultiplied for group in groups):
         columns["rlnCtfDataAreCtfPremultiplied"] = [int(group.ctf_premultiplied) for group in groups]
     if any(group.phase_flipped for group in groups):
         columns["rlnCtfDataArePhaseFlipped"] = [int(group.phase_flipped) for group in groups]
