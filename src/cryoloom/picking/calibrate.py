@@ -1,4 +1,4 @@
-"""From scores to probabilities: how many peaks as high would a micrograph without particles show?
+"""From scores to probabilities: peaks of the inverted map say how many are false.
 
 The background of the same micrographs answers. Particles are bright on the working images, so the peaks of the
 inverted score map come from noise (and from the fringes of particles, which makes the answer cautious). With the

@@ -1,0 +1,1 @@
+"""Stage `extract`: particle images cut from micrographs."""

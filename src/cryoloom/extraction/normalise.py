@@ -1,0 +1,69 @@
+"""Background, scale and dust of particle images.
+
+Outside the particle's circle an image holds ice and detector noise: a plane fitted there is subtracted, and
+the image is scaled so that the mean is 0 and the standard deviation 1 outside the circle.
+"""
+
+import torch
+from torch import Tensor
+
+
+def background_mask(box: int, diameter_px: float, *, device: torch.device | str | None = None) -> Tensor:
+    """Pixels outside the circle of `diameter_px` around the centre pixel, `(box, box)` bool."""
+    axis = torch.arange(box, device=device) - box // 2
+    return axis[:, None] ** 2 + axis[None, :] ** 2 > (0.5 * diameter_px) ** 2
+
+
+def normalise_images(images: Tensor, background: Tensor, *, dust_sigma: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Subtract a background plane, remove dust and scale.
+
+    Parameters
+    ----------
+    images
+        `(n, h, w)`.
+    background
+        `(h, w)` bool.
+    dust_sigma
+        Pixels further than this many background deviations from the plane are replaced by the mean of
+        their 5 x 5 surroundings; 0 keeps them.
+
+    Returns
+    -------
+    normalised
+        `(n, h, w)` float32, mean 0 and deviation 1 over `background`.
+    spread
+        Standard deviation of the background before scaling, `(n,)` float64.
+    """
+    flat = images.to(torch.float64)
+    flat = flat - _plane(flat, background)
+    if dust_sigma > 0:
+        flat = _remove_dust(flat, background, dust_sigma)
+    values = flat[:, background]
+    mean, spread = values.mean(1), values.std(1, correction=0)
+    safe = torch.where(spread > 0, spread, torch.ones_like(spread))
+    return ((flat - mean[:, None, None]) / safe[:, None, None]).to(torch.float32), spread
+
+
+def _plane(images: Tensor, background: Tensor) -> Tensor:
+    """Least-squares plane through the background of each image, `(n, h, w)`."""
+    h, w = background.shape
+    y = torch.linspace(-1, 1, h, dtype=images.dtype, device=images.device)[:, None].expand(h, w)
+    x = torch.linspace(-1, 1, w, dtype=images.dtype, device=images.device)[None, :].expand(h, w)
+    basis = torch.stack([torch.ones_like(y), y, x])  # (3, h, w)
+    inside = basis[:, background]  # (3, m)
+    moments = images[:, background] @ inside.T  # (n, 3)
+    coefficients = torch.linalg.solve(inside @ inside.T, moments.T).T
+    return torch.einsum("nk,khw->nhw", coefficients, basis)
+
+
+def _remove_dust(images: Tensor, background: Tensor, n_sigma: float) -> Tensor:
+    spread = images[:, background].std(1, correction=0)[:, None, None]
+    dust = images.abs() > n_sigma * spread
+    if not bool(dust.any()):
+        return images
+    kept = torch.where(dust, torch.zeros_like(images), images)[:, None]
+    weight = (~dust).to(images.dtype)[:, None]
+    kernel = torch.ones(1, 1, 5, 5, dtype=images.dtype, device=images.device)
+    around = torch.nn.functional.conv2d(kept, kernel, padding=2)
+    count = torch.nn.functional.conv2d(weight, kernel, padding=2).clamp_min(1.0)
+    return torch.where(dust, (around / count)[:, 0], images)
