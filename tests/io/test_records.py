@@ -145,6 +145,15 @@ def test_the_2d_angle_has_the_opposite_sign_of_relions(tmp_path):
     np.testing.assert_allclose(again.psi, particles.psi, atol=1e-9)
 
 
+def test_the_pixel_size_of_coordinates_is_that_of_the_aligned_micrograph(tmp_path):
+    optics = Optics(box=8, pixel_size=2.12, original_pixel_size=1.06, extra={"rlnMicrographOriginalPixelSize": 0.53})
+    write_particles(make_particles(3, optics=(optics,)), tmp_path / "a.star")
+    table = starfile.read(tmp_path / "a.star", always_dict=True)["optics"]
+    assert table["rlnMicrographPixelSize"].tolist() == [1.06]
+    assert table["rlnMicrographOriginalPixelSize"].tolist() == [0.53]
+    assert read_particles(tmp_path / "a.star").optics == (optics,)
+
+
 def test_a_table_of_2d_classes_from_relion_gives_both_angles(tmp_path):
     particles = make_particles(5)
     flat = Rotation.from_euler("Z", np.array([[10], [20], [30], [40], [50]]), degrees=True).as_matrix()

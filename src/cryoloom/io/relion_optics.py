@@ -130,9 +130,12 @@ def optics_columns(groups: Sequence[Optics], kind: str) -> dict[str, Any]:
         label = "rlnMicrographPixelSize" if kind == "micrographs" else "rlnMicrographOriginalPixelSize"
         columns[label] = [float(group.pixel_size) for group in groups]
     if kind != "movies" and any(group.original_pixel_size for group in groups):
-        columns["rlnMicrographOriginalPixelSize"] = [
-            float(group.original_pixel_size or group.pixel_size) for group in groups
-        ]
+        original = [float(group.original_pixel_size or group.pixel_size) for group in groups]
+        columns["rlnMicrographOriginalPixelSize"] = original
+        if kind == "particles":
+            columns["rlnMicrographPixelSize"] = original
+            label = "rlnMicrographOriginalPixelSize"
+            columns[label] = [float(g.extra.get(label, o)) for g, o in zip(groups, original, strict=True)]
     if any(group.mtf_path for group in groups):
         columns["rlnMtfFileName"] = [group.mtf_path or "" for group in groups]
     if any(any(group.beam_tilt_mrad) for group in groups):
@@ -169,9 +172,15 @@ def _group_of(values: dict[str, Any], kind: str, where: str) -> Optics:
         )
     used = set(sizes[:1])
     original = None
-    for label in ("rlnMicrographOriginalPixelSize", "rlnMicrographPixelSize"):
-        if kind != "movies" and label not in used and label in values and original is None:
-            original, used = _number(values, label, where), used | {label}
+    # coordinates of particles are pixels of the aligned micrograph, so its pixel size is the one to know
+    order = {"particles": ("rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize")}
+    for label in order.get(kind, ("rlnMicrographOriginalPixelSize",) if kind == "micrographs" else ()):
+        if label in used or label not in values:
+            continue
+        if original is None:
+            original = _number(values, label, where)
+        if _number(values, label, where) == original:
+            used |= {label}
     known = {"original_pixel_size": original} if original else {}
     box = int(_number(values, "rlnImageSize", where)) if "rlnImageSize" in values else None
     try:
