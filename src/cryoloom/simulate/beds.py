@@ -140,7 +140,9 @@ def _bed_atoms(name: str, bed: Bed, data: Path | str | None, use_phantom: bool) 
         return phantom(bed.shape, bed.symmetry, mass_kda=bed.mass_kda)
     folder = data or os.environ.get("CRYOLOOM_DATA")
     if not folder:
-        raise InputError(f"bed {name}: set CRYOLOOM_DATA to the folder that holds models/{bed.model}, or use the phantom.")
+        raise InputError(
+            f"bed {name}: set CRYOLOOM_DATA to the folder that holds models/{bed.model}, or use the phantom."
+        )
     path = Path(folder) / "models" / str(bed.model)
     if not path.exists():
         raise InputError(f"bed {name}: {path} does not exist; set CRYOLOOM_DATA to the folder that holds models/.")

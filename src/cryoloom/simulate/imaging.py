@@ -13,7 +13,7 @@ from cryoloom.fourier.shift import phase_ramp
 from cryoloom.fourier.transform import frequency_grid
 from cryoloom.optics.beam_tilt import beam_tilt_factor
 from cryoloom.optics.ctf import ctf_phase, electron_wavelength
-from cryoloom.simulate.projection import ExactSpectrum, project_dft
+from cryoloom.fourier.exact import ExactSpectrum, project_dft
 
 
 def image_dfts(

@@ -7,9 +7,7 @@ from cryoloom.fourier.shells import half_spectrum_weights
 from cryoloom.fourier.transform import frequency_grid, irfftn, rfftn
 
 
-def ice_spectrum(
-    image_shape: tuple[int, int], pixel_size: float, *, rise: float = 3.0, knee: float = 40.0
-) -> Tensor:
+def ice_spectrum(image_shape: tuple[int, int], pixel_size: float, *, rise: float = 3.0, knee: float = 40.0) -> Tensor:
     """Power of the noise on the half spectrum, `(h, w // 2 + 1)`, for a variance of 1 per pixel.
 
     Parameters

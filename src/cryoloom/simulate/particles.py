@@ -21,7 +21,7 @@ from cryoloom.io.mrc import write_mrc
 from cryoloom.simulate.imaging import image_dfts
 from cryoloom.simulate.junk import junk_dfts
 from cryoloom.simulate.noise import coloured_noise, ice_spectrum
-from cryoloom.simulate.projection import ExactSpectrum, exact_spectrum
+from cryoloom.fourier.exact import ExactSpectrum, exact_spectrum
 from cryoloom.simulate.views import sample_rotations
 
 KINDS = ("particle", "empty", "broken", "contaminant")
@@ -71,9 +71,7 @@ class Specimen:
         if self.motion is None:
             return VolumeMap(sum((b.data for b in bodies[1:]), bodies[0].data), self.pixel_size)
         rotation, translation = self.motion(np.array([coordinate]))
-        parts = [
-            _moved_map(b, rotation[0, i], translation[0, i]) for i, b in enumerate(bodies)
-        ]
+        parts = [_moved_map(b, rotation[0, i], translation[0, i]) for i, b in enumerate(bodies)]
         return VolumeMap(np.sum(parts, axis=0), self.pixel_size)
 
 
@@ -221,8 +219,7 @@ def particle_images(
     plan = _plan(specimen, recipe, seed, device)
     size = chunk_size(specimen.box)
     parts = [
-        _chunk_images(plan, np.arange(start, min(start + size, recipe.n)), start)
-        for start in range(0, recipe.n, size)
+        _chunk_images(plan, np.arange(start, min(start + size, recipe.n)), start) for start in range(0, recipe.n, size)
     ]
     return torch.cat(parts), plan.truth
 
@@ -422,7 +419,7 @@ def _signal(plan: _Plan, rows: np.ndarray, *, centred: bool = False) -> Tensor:
 def _moved_map(body: VolumeMap, rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
     """A body turned and moved, resampled in Fourier space (exact but for the corners of its transform)."""
     from cryoloom.fourier.transform import frequency_grid
-    from cryoloom.simulate.projection import sample_spectrum
+    from cryoloom.fourier.exact import sample_spectrum
 
     n = body.data.shape[0]
     spectrum = exact_spectrum(torch.from_numpy(body.data))

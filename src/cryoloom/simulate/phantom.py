@@ -200,7 +200,9 @@ def _element(
     middle = 0.5 * (z0 + z1)
     twist = lean * (p[:, 2] + middle)
     px, py = p[:, 0] + x, p[:, 1] + y
-    out = np.stack([px * np.cos(twist) - py * np.sin(twist), px * np.sin(twist) + py * np.cos(twist), p[:, 2] + middle], 1)
+    out = np.stack(
+        [px * np.cos(twist) - py * np.sin(twist), px * np.sin(twist) + py * np.cos(twist), p[:, 2] + middle], 1
+    )
     return out, np.asarray(element), np.asarray(side)
 
 

@@ -20,7 +20,9 @@ class SimulateParticlesSettings(Settings):
     mass: float = setting(400.0, "Mass of a phantom.", unit="kDa", gt=5, le=50_000)
     particles: int | None = setting(None, "Number of images.", ge=1)
     pixel_size: float | None = setting(None, "Size of a pixel; 1.5 Å if not given.", unit="Å", gt=0.1, le=20)
-    box: int | None = setting(None, "Side of the images; 1.35 times the particle if not given.", unit="pixel", ge=16, le=2048)
+    box: int | None = setting(
+        None, "Side of the images; 1.35 times the particle if not given.", unit="pixel", ge=16, le=2048
+    )
     snr: float | None = setting(
         None,
         "Variance of the modulated particle inside its circle over the variance of the noise; 0.05 if not given.",
@@ -28,9 +30,7 @@ class SimulateParticlesSettings(Settings):
         le=1e4,
     )
     junk: float | None = setting(None, "Share of images without a particle; 0.1 if not given.", ge=0, lt=1)
-    preferred: float | None = setting(
-        None, "Share of particles that lie with their z axis along the beam.", ge=0, le=1
-    )
+    preferred: float | None = setting(None, "Share of particles that lie with their z axis along the beam.", ge=0, le=1)
     voltage_kv: float = setting(300.0, "Acceleration voltage.", unit="kV", gt=20, le=1500)
     cs_mm: float = setting(2.7, "Spherical aberration.", unit="mm", ge=0, le=20)
     amplitude_contrast: float = setting(0.1, "Amplitude contrast.", ge=0, le=0.5)

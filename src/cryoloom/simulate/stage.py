@@ -54,9 +54,7 @@ def simulate_particle_images(
             data={"images": first, "columns": 8},
         )
     )  # fmt: skip
-    run.show(
-        Figure("views", "orientations", "True viewing directions", data={"rotations": truth.rotation[:20_000]})
-    )
+    run.show(Figure("views", "orientations", "True viewing directions", data={"rotations": truth.rotation[:20_000]}))
     return {"particles": observed(truth), "truth": truth, "truth_map": specimen.truth()}
 
 

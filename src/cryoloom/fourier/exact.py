@@ -1,10 +1,10 @@
-"""Exact projections for the simulator: samples of a volume's transform anywhere, to 1e-4 of its root mean square.
+"""A volume's transform anywhere, exact to 1e-4 of its root mean square: for simulation and for scoring.
 
 `dft_image(kx, ky) = dft_volume(R @ (kx, ky, kz))`, kz = 0 for a plain projection and on the Ewald sphere otherwise.
 The volume is divided by the transform of a narrow kernel, padded twice and transformed once; a sample is then the
 kernel-weighted sum over 6 x 6 x 6 neighbours (Barnett, Magland, af Klinteberg 2019, doi:10.1137/18M120885X,
-"exponential of semicircle" kernel). Unlike the trilinear slices of the engine its error is far below any noise, so an
-engine tested on these images is not tested on its own interpolation.
+"exponential of semicircle" kernel). Unlike trilinear slices (`slices.py`) its error is far below any noise, so an
+engine tested on such images is not tested on its own interpolation.
 """
 
 import math
@@ -99,7 +99,9 @@ def sample_spectrum(spectrum: ExactSpectrum, points: Tensor) -> Tensor:
     return _sample_torch(spectrum, flat).reshape(points.shape[:-1])
 
 
-def project_dft(spectrum: ExactSpectrum, rotations: Tensor, box: int | None = None, *, curvature: float = 0.0) -> Tensor:
+def project_dft(
+    spectrum: ExactSpectrum, rotations: Tensor, box: int | None = None, *, curvature: float = 0.0
+) -> Tensor:
     """Projections as half spectra, `(p, 3, 3)` to `(p, box, box // 2 + 1)`, zero from Nyquist on.
 
     Parameters
