@@ -87,7 +87,7 @@ def solve(
         Signal-to-noise ratio per shell, `(radius + 1,)` or longer; None solves with the `floor` alone.
     floor
         Smallest added weight, as a fraction of the shell's mean weight: it keeps directions that no
-        particle saw from being amplified without bound.
+        particle saw from being amplified without bound. What it dims evenly is given back where there is no `ssnr`.
     radius
         Last shell of the result.
     """
@@ -105,7 +105,8 @@ def solve(
     values = np.empty((2 * n + 1, 2 * n + 1, n + 2), np.complex64)
     _divide(sums.sums.numpy(), added.astype(np.float32), f32(tiny), radius, values.view(np.float32))
     volume = restore_volume(PaddedSpectrum(torch.from_numpy(values), box, radius), box, correct=False)
-    volume /= symmetry_profile(box, sums.symmetry)
+    # the floor alone would only dim the map
+    volume *= (1.0 + floor if ssnr is None else 1.0) / symmetry_profile(box, sums.symmetry)
     return volume
 
 
