@@ -230,7 +230,7 @@ def angular_coefficients(plan: RingPlan, samples: Tensor) -> Tensor:
 
     The Fourier coefficient over a turn is `g` for even `q` and `i g` for odd `q`; `g` is what is stored.
     """
-    samples = samples.reshape(len(samples), plan.n_rings, -1)
+    samples = samples.reshape(len(samples), plan.n_rings, plan.n_samples // 2)
     return _angular_transform(plan, samples) * (2.0 / plan.n_samples)
 
 
@@ -267,7 +267,7 @@ def reference_bank(
     dtype
         Of the operands: float32, or bfloat16 for ranking.
     """
-    samples = samples.reshape(len(samples), plan.n_rings, -1)
+    samples = samples.reshape(len(samples), plan.n_rings, plan.n_samples // 2)
     power = (samples.real**2 + samples.imag**2).mean(-1)
     if shifts_px is None:
         shifts_px = torch.zeros(1, 2, device=samples.device)
@@ -325,7 +325,7 @@ def image_batch(
 def shift_phases(plan: RingPlan, shift_px: Tensor) -> Tensor:
     """Factors `exp(+2πi k·t)` that undo shifts `(n, 2)` yx, complex `(n, rings, half)`."""
     turns = shift_px.to(torch.float64).flip(-1) @ plan.points.T * (2 * math.pi / plan.box)
-    return torch.polar(torch.ones_like(turns), turns).to(torch.complex64).reshape(len(shift_px), plan.n_rings, -1)
+    return torch.polar(torch.ones_like(turns), turns).to(torch.complex64).reshape(len(shift_px), plan.n_rings, plan.n_samples // 2)
 
 
 def shift_grid(reach_px: float, step_px: float, *, device: torch.device | str = "cpu") -> Tensor:
@@ -435,7 +435,7 @@ def ring_scores(
 
 def turned_samples(plan: RingPlan, samples: Tensor, psi: Tensor) -> Tensor:
     """Samples of `reference(Rz(psi) k)` at the points of the plan, for references `(n, points)` and angles `(n,)`."""
-    samples = samples.reshape(len(samples), plan.n_rings, -1)
+    samples = samples.reshape(len(samples), plan.n_rings, plan.n_samples // 2)
     full = torch.cat([samples, samples.conj()], dim=-1)
     q = torch.fft.fftfreq(plan.n_samples, 1 / plan.n_samples, device=samples.device)
     ramp = torch.polar(torch.ones_like(q), q * psi.to(q.dtype)[:, None])[:, None]
