@@ -1,8 +1,8 @@
 """Half sets: particles whose boxes overlap share noise, so they must share a half.
 
 Boxes of one micrograph that overlap, directly or through others, form a cluster; clusters are dealt to the two
-halves, the largest first, each to the smaller half. A cluster too large to balance is cut in two along its longer
-axis, which lets only the boxes along the cut meet.
+halves, the largest first, each to the smaller half. Where that leaves the halves unlike in size, as many members
+as are needed are cut off one cluster across its longer axis, so that only boxes along the cut meet.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 
 def assign_halves(
-    micrograph: np.ndarray, position_px: np.ndarray, box_px: float, *, seed: int = 0, imbalance: float = 0.1
+    micrograph: np.ndarray, position_px: np.ndarray, box_px: float, *, seed: int = 0, imbalance: float = 0.03
 ) -> tuple[np.ndarray, int]:
     """Half set of each particle.
 
@@ -40,15 +40,20 @@ def assign_halves(
     if n == 0:
         return np.zeros(0, dtype=np.int64), 0
     clusters = _clusters(micrograph, position_px, box_px)
-    rng = np.random.default_rng(seed)
+    half = _deal(clusters, n, np.random.default_rng(seed))
     n_cut = 0
     while True:
-        half = _deal(clusters, n, rng)
-        difference = abs(int((half == 1).sum()) - int((half == 2).sum()))
-        largest = max(range(len(clusters)), key=lambda i: len(clusters[i]))
-        if difference <= max(1, imbalance * n) or len(clusters[largest]) < 2:
+        excess = int((half == 1).sum()) - int((half == 2).sum())
+        if abs(excess) <= max(1, imbalance * n):
             return half, n_cut
-        clusters[largest : largest + 1] = _cut(clusters[largest], position_px)
+        larger = 1 if excess > 0 else 2
+        candidates = [i for i, c in enumerate(clusters) if len(c) > 1 and half[c[0]] == larger]
+        if not candidates:
+            return half, n_cut
+        largest = max(candidates, key=lambda i: len(clusters[i]))
+        moved, rest = _cut(clusters[largest], position_px, abs(excess) // 2)
+        half[moved] = 3 - larger
+        clusters[largest : largest + 1] = [moved, rest]
         n_cut += 1
 
 
@@ -74,8 +79,10 @@ def _deal(clusters: list[np.ndarray], n: int, rng: np.random.Generator) -> np.nd
     return half
 
 
-def _cut(members: np.ndarray, position_px: np.ndarray) -> list[np.ndarray]:
+def _cut(members: np.ndarray, position_px: np.ndarray, n_moved: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cut `n_moved` members (at most half of them) off the end of a cluster's longer axis."""
     points = position_px[members]
     axis = int(np.ptp(points, axis=0).argmax())
     order = members[np.argsort(points[:, axis], kind="stable")]
-    return [order[: len(order) // 2], order[len(order) // 2 :]]
+    n_moved = int(np.clip(n_moved, 1, len(order) // 2))
+    return order[:n_moved], order[n_moved:]

@@ -38,6 +38,7 @@ def normalise_images(images: Tensor, background: Tensor, *, dust_sigma: float = 
     flat = flat - _plane(flat, background)
     if dust_sigma > 0:
         flat = _remove_dust(flat, background, dust_sigma)
+        flat = flat - _plane(flat, background)
     values = flat[:, background]
     mean, spread = values.mean(1), values.std(1, correction=0)
     safe = torch.where(spread > 0, spread, torch.ones_like(spread))
@@ -57,7 +58,7 @@ def _plane(images: Tensor, background: Tensor) -> Tensor:
 
 
 def _remove_dust(images: Tensor, background: Tensor, n_sigma: float) -> Tensor:
-    spread = images[:, background].std(1, correction=0)[:, None, None]
+    spread = 1.4826 * images[:, background].abs().median(1).values[:, None, None]
     dust = images.abs() > n_sigma * spread
     if not bool(dust.any()):
         return images
