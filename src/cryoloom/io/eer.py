@@ -8,6 +8,8 @@ out and reported by `n_dropped`.
 EER frames are not flipped: row 0 is the first row of the detector, as in RELION.
 """
 
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +97,7 @@ class EerMovie:
         self.shape = (self.header.shape[0] * upsampling, self.header.shape[1] * upsampling)
         size = None if self.header.pixel_size is None else self.header.pixel_size / upsampling
         self.pixel_size = size
-        self._file = self.path.open("rb")
+        self._file = os.open(self.path, os.O_RDONLY)
 
     def frames(self, first: int, last: int) -> np.ndarray:
         """Rendered frames `first ... last - 1`, `(n, y, x)` uint16 counts.
@@ -115,7 +117,9 @@ class EerMovie:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if getattr(self, "_file", -1) >= 0:
+            os.close(self._file)
+            self._file = -1
 
     def __enter__(self) -> "EerMovie":
         return self
@@ -123,11 +127,13 @@ class EerMovie:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        self.close()
+
     def _add_raw(self, raw: int, image: np.ndarray) -> int:
         """Count the electrons of one raw frame into `image`; returns their number."""
         offset, size = self._strips[raw]
-        self._file.seek(offset)
-        data = self._file.read(size)
+        data = os.pread(self._file, size, offset)
         if len(data) < size:
             raise InputError(f"{self.path}, raw frame {raw + 1} of {self.header.n_raw}: the file is cut short.")
         words = np.frombuffer(data + bytes(8 + (-size) % 4), "<u4").astype(np.uint64)
@@ -260,8 +266,6 @@ def _metadata(tiff: tifffile.TiffFile) -> tuple[float | None, float | None]:
 
 def _xml_values(text: bytes) -> dict[str, tuple[float, str]]:
     """Numbers of `<item name="..." unit="...">value</item>` lines."""
-    import re
-
     values = {}
     for match in re.finditer(rb'<item\s+name="([^"]{1,80})"([^>]{0,200})>([^<]{1,80})</item>', text[:200_000]):
         unit = re.search(rb'unit="([^"]*)"', match[2])

@@ -106,7 +106,7 @@ class MrcStack:
 
     def close(self) -> None:
         """Close the file."""
-        if self._file >= 0:
+        if getattr(self, "_file", -1) >= 0:
             os.close(self._file)
             self._file = -1
 

@@ -102,12 +102,16 @@ class TiffImages:
 
     def close(self) -> None:
         """Close the file."""
-        self._tiff.close()
+        if hasattr(self, "_tiff"):
+            self._tiff.close()
 
     def __enter__(self) -> "TiffImages":
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
         self.close()
 
     def _frame_error(self, i: int, error: Exception) -> InputError:

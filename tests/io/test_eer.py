@@ -1,0 +1,126 @@
+"""EER: every electron is counted once, at its place, and lists that end wrongly are found."""
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+
+from cryoloom.contract import InputError
+from cryoloom.io.eer import EerMovie
+from cryoloom.io.eer_writer import encode_frame, write_eer
+
+SHAPE = (24, 40)
+
+
+def electrons(n, seed=0, shape=SHAPE):
+    rng = np.random.default_rng(seed)
+    pixel = rng.choice(shape[0] * shape[1], n, replace=False)
+    return np.stack([4 * (pixel // shape[1]) + rng.integers(0, 4, n), 4 * (pixel % shape[1]) + rng.integers(0, 4, n)], -1)
+
+
+FRAMES = [electrons(n, seed) for seed, n in enumerate((30, 0, 500, 960, 1, 7, 100))]
+
+
+@pytest.mark.parametrize("compression", [65000, 65001])
+@pytest.mark.parametrize("upsampling", [1, 2, 4])
+def test_each_electron_is_counted_at_its_place(tmp_path, compression, upsampling):
+    n = write_eer(tmp_path / "a.eer", FRAMES, SHAPE, compression=compression)
+    assert n == sum(len(f) for f in FRAMES)
+    with EerMovie(tmp_path / "a.eer", grouping=1, upsampling=upsampling) as movie:
+        rendered = movie.frames(0, 7)
+        assert movie.n_unclosed == 0 and movie.n_frames == 7 and rendered.dtype == np.uint16
+    for frame, image in zip(FRAMES, rendered, strict=True):
+        expected = np.zeros((SHAPE[0] * upsampling, SHAPE[1] * upsampling), int)
+        np.add.at(expected, tuple((frame * upsampling // 4).T), 1)
+        assert np.array_equal(image, expected)
+
+
+@pytest.mark.parametrize("grouping, groups, dropped", [(1, 7, 0), (2, 3, 1), (3, 2, 1), (5, 1, 2), (7, 1, 0)])
+def test_groups_conserve_the_count_and_report_the_rest(tmp_path, grouping, groups, dropped):
+    write_eer(tmp_path / "a.eer", FRAMES, SHAPE)
+    with EerMovie(tmp_path / "a.eer", grouping=grouping) as movie:
+        assert (movie.n_frames, movie.n_dropped) == (groups, dropped)
+        assert movie.frames(0, groups).sum() == sum(len(f) for f in FRAMES[: groups * grouping])
+        singles = EerMovie(tmp_path / "a.eer", grouping=1).frames(0, 7)
+        for i in range(groups):
+            assert np.array_equal(movie.frames(i, i + 1)[0], singles[i * grouping : (i + 1) * grouping].sum(0))
+
+
+@pytest.mark.parametrize("compression, run_bits", [(65000, 8), (65001, 7)])
+@pytest.mark.parametrize("upsampling", [1, 2, 4])
+def test_imagecodecs_and_eerfile_agree(tmp_path, compression, run_bits, upsampling):
+    import eerfile
+
+    write_eer(tmp_path / "a.eer", FRAMES[2:4], SHAPE, compression=compression)
+    rendered = EerMovie(tmp_path / "a.eer", grouping=1, upsampling=upsampling).frames(0, 2)
+    for frame, image in zip(FRAMES[2:4], rendered, strict=True):
+        data, _ = encode_frame(frame, SHAPE, run_bits)
+        oracle = np.zeros_like(image)
+        imagecodecs.eer_decode(
+            data + bytes(len(data) % 2), oracle.shape, run_bits, 2, 2, superres=upsampling // 2, out=oracle
+        )
+        assert np.array_equal(image, oracle)
+    if upsampling == 1:
+        with pytest.MonkeyPatch.context() as patch:
+            decode = imagecodecs.eer_decode
+            patch.setattr(imagecodecs, "eer_decode", lambda d, *a, **k: decode(bytes(d) + bytes(len(d) % 2), *a, **k))
+            oracle = eerfile.read(tmp_path / "a.eer")
+        assert np.array_equal(oracle.astype(int), rendered)
+
+
+def test_metadata_give_exposure_and_pixel_size(tmp_path):
+    write_eer(tmp_path / "a.eer", FRAMES, SHAPE, pixel_size=0.8, total_dose_per_pixel=19.2)
+    header = EerMovie(tmp_path / "a.eer").header
+    assert header.pixel_size == pytest.approx(0.8) and header.exposure == pytest.approx(30.0)
+    assert EerMovie(tmp_path / "a.eer", upsampling=2).pixel_size == pytest.approx(0.4)
+
+
+def rewrite(path, change):
+    """Rewrite the list of the last raw frame, which is stored last before the directories."""
+    with tifffile.TiffFile(path) as tiff:
+        offset, count = tiff.pages[-1].dataoffsets[0], tiff.pages[-1].databytecounts[0]
+    data = bytearray(path.read_bytes())
+    data[offset : offset + count] = change(bytes(data[offset : offset + count])).ljust(count, b"\0")[:count]
+    path.write_bytes(bytes(data))
+
+
+def bits_of(data):
+    return np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
+
+
+def test_a_list_without_its_closing_run_keeps_its_electrons(tmp_path):
+    """The last event is neither lost nor joined by one made of padding; the frame is counted as unclosed."""
+    shape = (8, 8)
+    frame = np.array([[4 * y + 1, 4 * x + 3] for y, x in ((0, 5), (3, 2), (6, 7))])
+    write_eer(tmp_path / "a.eer", [frame], shape)
+    closed, _ = encode_frame(frame, shape)
+
+    def drop_closing_run(data):
+        bits = bits_of(closed)[: 3 * 11]
+        return np.packbits(bits, bitorder="little").tobytes()
+
+    rewrite(tmp_path / "a.eer", drop_closing_run)
+    movie = EerMovie(tmp_path / "a.eer", grouping=1)
+    image = movie.frames(0, 1)[0]
+    assert np.argwhere(image).tolist() == [[0, 5], [3, 2], [6, 7]] and image.sum() == 3 and movie.n_unclosed == 1
+
+
+def test_lists_that_run_over_the_last_pixel_are_refused(tmp_path):
+    write_eer(tmp_path / "a.eer", [electrons(100)], SHAPE)
+    rewrite(tmp_path / "a.eer", lambda data: b"\xff" * 3 + b"\x7e" * (len(data) - 3))
+    with pytest.raises(InputError, match="raw frame 1 of 1: electrons beyond the last pixel"):
+        EerMovie(tmp_path / "a.eer", grouping=1).frames(0, 1)
+
+
+def test_truncated_and_foreign_files_are_refused(tmp_path):
+    write_eer(tmp_path / "a.eer", FRAMES, SHAPE)
+    data = (tmp_path / "a.eer").read_bytes()
+    for keep in (0, 10, len(data) // 3, len(data) - 30):
+        (tmp_path / "b.eer").write_bytes(data[:keep])
+        with pytest.raises(InputError, match=r"b\.eer"):
+            EerMovie(tmp_path / "b.eer").frames(0, 1)
+    tifffile.imwrite(tmp_path / "c.eer", np.zeros((4, 4), np.uint8))
+    with pytest.raises(InputError, match="no EER movie"):
+        EerMovie(tmp_path / "c.eer")
+    with pytest.raises(InputError, match="fewer than one group"):
+        EerMovie(tmp_path / "a.eer", grouping=8)
