@@ -94,8 +94,15 @@ def simulate(
     signal=None,
     bfactor=60.0,
     jitter_px=0.1,
+    spoiled=0.0,
+    spoiled_snr=3e-3,
+    fixed_pattern=0.0,
 ):
-    """Movie of a moving specimen. `snr` is signal variance over noise variance per pixel of a frame."""
+    """Movie of a moving specimen.
+
+    `snr` is signal variance over noise variance per pixel of a frame. `spoiled` pairs of frames share a texture of
+    their own that lies elsewhere in the second. `fixed_pattern` is the relative spread of a gain error per pixel.
+    """
     rng = np.random.default_rng(seed)
     h, w = shape
     margin = 64
@@ -111,6 +118,8 @@ def simulate(
     grid_y, grid_x = np.mgrid[:h, :w].astype(np.float32)
     v, u = grid_y / h - 0.5, grid_x / w - 0.5
     frames = np.zeros((n, h, w), np.uint8 if noise == "poisson" else np.float32)
+    extra = _spoil(n, shape, pixel_size, spoiled, np.sqrt(spoiled_snr / counts), rng) if spoiled else None
+    gain_error = 1 + fixed_pattern * rng.normal(size=shape)
     for t in range(n):
         frame_dft = dft if damage is None else dft * damage(k, (t + 0.5) * dose_per_frame)
         if doming_px:
@@ -123,9 +132,29 @@ def simulate(
         else:
             moved = scipy.fft.irfft2(frame_dft * np.exp(-2j * np.pi * (ky * drift[t, 0] + kx * drift[t, 1])), s=big)
             moved = moved[margin:-margin, margin:-margin]
-        rate = counts * (1 + contrast * moved)
+        rate = counts * (1 + contrast * moved) * gain_error
+        if extra is not None:
+            rate = rate + counts * extra[t]
         if noise == "poisson":
             frames[t] = np.minimum(rng.poisson(np.maximum(rate, 0)), 255)
         else:
             frames[t] = rate + rng.normal(0, np.sqrt(counts), rate.shape)
     return SimulatedMovie(frames, drift, local, signal_big[margin:-margin, margin:-margin], pixel_size)
+
+
+def _spoil(n, shape, pixel_size, fraction, contrast, rng):
+    """Textures shared by pairs of frames, at another place in the second frame of each pair, `(n, h, w)`."""
+    ky = scipy.fft.fftfreq(shape[0], pixel_size)[:, None]
+    kx = scipy.fft.rfftfreq(shape[1], pixel_size)[None]
+    k2 = ky**2 + kx**2
+    envelope = np.exp(-30 * k2) * (k2 > (1 / 200) ** 2)
+    first, second = np.triu_indices(n, 1)
+    chosen = rng.permutation(len(first))[: round(fraction * len(first))]
+    extra = np.zeros((n, *shape), np.float32)
+    for a, b in zip(first[chosen], second[chosen], strict=True):
+        noise = rng.normal(size=shape).astype(np.float32)
+        texture = scipy.fft.irfft2(scipy.fft.rfft2(noise) * envelope, s=shape)
+        texture *= contrast / texture.std()
+        extra[a] += texture
+        extra[b] += np.roll(texture, tuple(rng.integers(-12, 13, 2)), axis=(0, 1))
+    return extra

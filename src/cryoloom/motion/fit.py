@@ -8,11 +8,9 @@ measured signal, and with it their weight, is small: the fit goes from coarse to
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from cryoloom.motion.field import MotionField, mode_values
 from cryoloom.motion.likelihood import (
-    align_spectra,
     gradient,
     information,
     likelihood_weight,
@@ -82,9 +80,6 @@ def fit_field(
     variance = np.full(degree + 1, 0.02)
     variance[0] = max(0.05, float(np.mean(np.diff(modes[0], axis=0) ** 2)))
     laplacian = pair_laplacian(n_frames, pair_weight)
-    pairs = None
-    if pair_weight is not None:
-        pairs = torch.as_tensor(pair_weight, dtype=torch.float32, device=spectra.dft.device)
     scale = np.ones(n_tiles)
     counts = spectra.shell_counts()
     covariance = np.zeros((n_modes * n_frames,) * 2)
@@ -98,7 +93,7 @@ def fit_field(
         for j in range(n_tiles):
             curve = likelihood_weight(scale[j] * ssnr, n_frames)
             weight = spectra.spread(curve) * spectra.multiplicity
-            slope, total = gradient(spectra, align_spectra(spectra, j, residual[j]), weight, pairs)
+            slope, total = gradient(spectra, j, residual[j], weight, pair_weight)
             aligned_power[j] = spectra.shell_sums(total.real**2 + total.imag**2)
             h = information(spectra, weight, spectra.spread(scale[j] * ssnr))
             system += h * np.outer(values[j], values[j])

@@ -14,6 +14,7 @@ likelihood is that of a Gaussian specimen.)
 
 import math
 
+import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -40,39 +41,98 @@ def likelihood_weight(ssnr: np.ndarray, n_frames: int) -> np.ndarray:
 
 
 def gradient(
-    spectra: TileSpectra, aligned: Tensor, weight: Tensor, pair_weight: Tensor | None = None
+    spectra: TileSpectra, tile: int, residual_px: np.ndarray, weight: Tensor, pair_weight: np.ndarray | None = None
 ) -> tuple[np.ndarray, Tensor]:
     """Gradient of `L` by the displacement of each frame, and the sum of the aligned spectra.
 
     Parameters
     ----------
-    aligned
-        `(t, ny, nx)` from `align_spectra`.
+    tile
+        Index of the tile.
+    residual_px
+        Displacements beyond the whole pixels by which the tile was moved, `(t, 2)`.
     weight
         `w` on the coefficients, `(ny, nx)`, multiplicity included.
     pair_weight
-        `u`, `(t, t)` float32, or None for ones.
+        `u`, `(t, t)`, or None for ones.
 
     Returns
     -------
     slope
         `(t, 2)` float64, per pixel.
     total
-        `Σ_t` of `aligned`, `(ny, nx)`.
+        `Σ_t` of the aligned spectra, `(ny, nx)`.
     """
-    n = aligned.shape[0]
-    flat = aligned.reshape(n, -1)
+    if spectra.dft.is_cuda:
+        return gradient_torch(spectra, tile, residual_px, weight, pair_weight)
+    n = spectra.n_frames
+    shift = residual_px.astype(np.float64)
+    along_y = np.exp(2j * math.pi * shift[:, :1] * spectra.ky_per_px.numpy()).astype(np.complex64)
+    along_x = np.exp(2j * math.pi * shift[:, 1:] * spectra.kx_per_px.numpy()).astype(np.complex64)
+    deficit = np.zeros((n, n)) if pair_weight is None else 1.0 - pair_weight
+    np.fill_diagonal(deficit, 0.0)
+    frame, other = np.nonzero(deficit > 1e-3)
+    start = np.searchsorted(frame, np.arange(n + 1))
+    dft = spectra.dft[tile].numpy()
+    total = np.zeros(dft.shape[1:], np.complex64)
+    slope = np.empty((n, 2))
+    _gradient_kernel(
+        dft, along_y, along_x, weight.numpy(), spectra.ky_per_px.numpy(), spectra.kx_per_px.numpy(),
+        start, other, deficit[frame, other].astype(np.float32), np.empty_like(dft), total, slope,
+    )  # fmt: skip
+    return 4 * math.pi * slope, torch.from_numpy(total)
+
+
+def gradient_torch(
+    spectra: TileSpectra, tile: int, residual_px: np.ndarray, weight: Tensor, pair_weight: np.ndarray | None = None
+) -> tuple[np.ndarray, Tensor]:
+    """The twin of `gradient` in plain torch; used on a GPU."""
+    aligned = align_spectra(spectra, tile, residual_px)
+    flat = aligned.reshape(aligned.shape[0], -1)
     total = aligned.sum(0)
+    others = total.reshape(1, -1)
+    if pair_weight is not None:
+        u = torch.as_tensor(pair_weight, dtype=flat.dtype, device=flat.device)
+        others = u @ flat
     slopes = []
     for k in (spectra.ky_per_px[:, None], spectra.kx_per_px[None, :]):
         factor = (4 * math.pi * weight * k).reshape(-1)
-        if pair_weight is None:
-            z = factor * total.reshape(-1)
-            slopes.append(torch.mv(flat.conj(), z).imag)
-        else:
-            others = pair_weight.to(flat.dtype) @ (flat * factor)
-            slopes.append((others * flat.conj()).sum(1).imag)
+        slopes.append((others * flat.conj()).imag @ factor)
     return torch.stack(slopes, -1).to(torch.float64).cpu().numpy(), total
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def _gradient_kernel(dft, along_y, along_x, weight, ky, kx, start, other, deficit, aligned, total, slope):
+    n, ny, nx = dft.shape
+    for t in range(n):
+        phase = along_x[t]
+        for i in range(ny):
+            factor = along_y[t, i]
+            source, target, sums = dft[t, i], aligned[t, i], total[i]
+            for j in range(nx):
+                value = source[j] * (factor * phase[j])
+                target[j] = value
+                sums[j] += value
+    rest = np.empty(nx, np.complex64)
+    for t in range(n):
+        slope_y, slope_x = 0.0, 0.0
+        for i in range(ny):
+            own, w = aligned[t, i], weight[i]
+            for j in range(nx):
+                rest[j] = total[i, j]
+            for pair in range(start[t], start[t + 1]):
+                part, theirs = deficit[pair], aligned[other[pair], i]
+                for j in range(nx):
+                    rest[j] -= part * theirs[j]
+            sum_y, sum_x = np.float32(0), np.float32(0)
+            for j in range(nx):
+                value = w[j] * (rest[j].imag * own[j].real - rest[j].real * own[j].imag)
+                sum_y += value
+                sum_x += value * kx[j]
+            slope_y += ky[i] * sum_y
+            slope_x += sum_x
+        slope[t, 0] = slope_y
+        slope[t, 1] = slope_x
 
 
 def information(spectra: TileSpectra, weight: Tensor, ssnr: Tensor) -> float:
