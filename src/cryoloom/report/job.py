@@ -1,0 +1,187 @@
+"""The report of one job: `report.html` beside its results, and its pictures as PNG files."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cryoloom
+from cryoloom.contract import Figure
+from cryoloom.project.figures import load_figures
+from cryoloom.project.files import read_json
+from cryoloom.report.labels import (
+    duration,
+    key_figures,
+    other_figures,
+    rank_warnings,
+    stage_title,
+    verdict_words,
+)
+from cryoloom.report.page import Piece, environment, hero_picture, make_piece, save_png
+from cryoloom.report.plots import format_value
+
+MAP_STAGES = ("abinitio", "refine", "reconstruct", "postprocess", "resolution", "validate")
+N_LIKE = 3
+"""Pictures of one series (`picks_1`, `picks_2`, ...) that are shown at once; the rest is folded away."""
+
+
+@dataclass(frozen=True)
+class JobView:
+    """What the templates show of one job."""
+
+    stage: str
+    title: str
+    words: str
+    folder: str
+    when: str
+    verdict: str
+    verdict_words: str
+    verdict_class: str
+    headline: str
+    reasons: list[str]
+    cards: list[tuple[str, str, str]]
+    warnings: list[tuple[bool, str]]
+    shown: list[Piece]
+    more: list[Piece]
+    left_out: list[tuple[str, str]]
+    other: list[tuple[str, str]]
+    provenance: list[tuple[str, str]]
+    n_in: str
+    n_out: str
+    time: str
+    hero: str | None = None
+
+
+def write_job_report(folder: Path) -> Path:
+    """Draw the figures of a job folder and write `report.html` there.
+
+    Parameters
+    ----------
+    folder
+        A job folder with `job.json`, `summary.json` and `figures/`.
+
+    Returns
+    -------
+    path
+        Of the page.
+    """
+    folder = Path(folder)
+    figures = load_figures(folder)
+    view = view_of_job(folder, figures, with_hero=True)
+    for figure in figures:
+        if figure.kind != "table":
+            try:
+                save_png(figure, folder / f"{figure.name}.png")
+            except Exception:
+                continue  # the page says in its place that it could not be drawn
+    page = environment().get_template("job.html").render(job=view, version=cryoloom.__version__)
+    return write_page(folder / "report.html", page)
+
+
+def view_of_job(folder: Path, figures: Sequence[Figure] | None = None, *, with_hero: bool = False) -> JobView:
+    """Gather what a page shows of one job."""
+    record = _read(folder / "job.json")
+    summary = _read(folder / "summary.json")
+    figures = load_figures(folder) if figures is None else figures
+    stage = str(record.get("stage", summary.get("stage", folder.parent.name)))
+    title, words = stage_title(stage)
+    verdict = str(summary.get("verdict", "found"))
+    is_map = stage in MAP_STAGES
+    said, kind = verdict_words(verdict, is_map=is_map)
+    first, rest = split_series(figures)
+    hero = next((f for f in figures if f.kind == "volume"), None) if with_hero and is_map else None
+    seconds = summary.get("seconds")
+    return JobView(
+        stage=stage,
+        title=title,
+        words=words,
+        folder=f"{folder.parent.name}/{folder.name}",
+        when=str(record.get("started", ""))[:16].replace("T", " "),
+        verdict=verdict,
+        verdict_words=said,
+        verdict_class=kind,
+        headline=headline(stage, summary, title),
+        reasons=[str(reason) for reason in summary.get("reasons", [])],
+        cards=key_figures(summary),
+        warnings=rank_warnings(summary.get("warnings", [])),
+        shown=[make_piece(figure) for figure in first],
+        more=[make_piece(figure) for figure in rest],
+        left_out=[(str(x.get("item", "")), str(x.get("cause", ""))) for x in summary.get("left_out", [])][:500],
+        other=other_figures(summary),
+        provenance=provenance(record, summary),
+        n_in=format_value(summary.get("n_in")),
+        n_out=format_value(summary.get("n_out")),
+        time=" ".join(duration(float(seconds))) if seconds is not None else "–",
+        hero=hero_picture(hero) if hero else None,
+    )
+
+
+def headline(stage: str, summary: Mapping[str, Any], title: str) -> str:
+    """One line that says the most important thing."""
+    resolution = summary.get("resolution")
+    if resolution is not None and stage in MAP_STAGES:
+        interval = summary.get("resolution_interval")
+        if interval and summary.get("verdict") != "not found":
+            return f"{float(resolution):.2f} Å, between {float(interval[0]):.2f} and {float(interval[1]):.2f}"
+        return f"{float(resolution):.2f} Å" if summary.get("verdict") != "not found" else "Half maps do not agree"
+    n_in, n_out = summary.get("n_in"), summary.get("n_out")
+    if n_in is not None and n_out is not None:
+        if n_in == n_out:
+            return f"{title}: {format_value(n_out)}"
+        verb = "kept" if n_out < n_in else "found"
+        return f"{title}: {format_value(n_out)} {verb}" + (f" of {format_value(n_in)}" if n_out < n_in else "")
+    return title
+
+
+def split_series(figures: Sequence[Figure]) -> tuple[list[Figure], list[Figure]]:
+    """Figures to show at once (overviews first, few of each series), and those to fold away."""
+    order = {
+        "volume": 0,
+        "curves": 1,
+        "gallery": 2,
+        "image": 3,
+        "orientations": 4,
+        "histogram": 5,
+        "scatter": 6,
+        "table": 7,
+    }
+    seen: dict[str, int] = {}
+    first, rest = [], []
+    for figure in sorted(figures, key=lambda f: order.get(f.kind, 9)):
+        series = figure.name.rstrip("0123456789").rstrip("_-")
+        is_numbered = series != figure.name
+        count = seen.get(series, 0)
+        seen[series] = count + 1
+        (rest if is_numbered and count >= N_LIKE else first).append(figure)
+    return first, rest
+
+
+def provenance(record: Mapping[str, Any], summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Version, place, inputs and settings of a job, line by line."""
+    rows = [("program", f"cryoloom {record.get('version', '')}")]
+    for key in ("device", "threads", "seed", "host", "python", "started", "ended"):
+        if record.get(key) is not None:
+            rows.append((key, str(record[key])))
+    for key, unit in (("cpu_seconds", "s"), ("peak_memory_mb", "MB")):
+        if summary.get(key) is not None:
+            rows.append((key.replace("_", " ").removesuffix(" mb"), f"{format_value(summary[key])} {unit}"))
+    for name, paths in (record.get("inputs") or {}).items():
+        listed = paths if isinstance(paths, list) else [paths]
+        shown = ", ".join(str(p) for p in listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
+        rows.append((f"input {name}", shown if listed != [None] else "–"))
+    for name, value in (record.get("settings") or {}).items():
+        rows.append((name, "found from the data" if value is None else format_value(value)))
+    return rows
+
+
+def write_page(path: Path, text: str) -> Path:
+    """Write a page so that it appears whole."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+    return path
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}

@@ -1,0 +1,122 @@
+"""Words for people: names, units and order of the figures in summaries, and what each stage does."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cryoloom.report.plots import format_value
+
+STAGE_WORDS = {
+    "import": ("Input", "What came in, and its optics."),
+    "motion": ("Motion", "Frames laid on each other."),
+    "ctf": ("Defocus", "The contrast transfer of each micrograph, read from its rings."),
+    "pick": ("Picking", "Particles found on the micrographs."),
+    "extract": ("Extraction", "Particles cut out, normalised, contrast turned to bright."),
+    "class2d": ("Classes", "Particles averaged with their like; junk falls out."),
+    "abinitio": ("First map", "A start from nothing."),
+    "refine": ("Refinement", "Poses and map improved in turns, in two independent halves."),
+    "reconstruct": ("Reconstruction", "A map from given poses."),
+    "postprocess": ("Resolution and sharpening", "How far the half maps agree, and the map sharpened to that."),
+    "resolution": ("Local and directional resolution", "Where and along which directions the map is good."),
+    "validate": ("Validation", "Every known way to be fooled, tried."),
+    "score": ("Score against the truth", "Known truth compared with what was found."),
+    "simulate particles": ("Simulated particles", "Data with known truth."),
+    "simulate movies": ("Simulated movies", "Data with known truth."),
+}
+
+KEY_FIGURES: dict[str, tuple[str, str]] = {
+    "resolution": ("Resolution", "Å"),
+    "resolution_interval": ("95 % interval", "Å"),
+    "symmetry": ("Symmetry", ""),
+    "n_particles": ("Particles", ""),
+    "n_micrographs": ("Micrographs", ""),
+    "bfactor": ("B-factor", "Å²"),
+    "bfactor_interval": ("B-factor, 95 % interval", "Å²"),
+    "pixel_size": ("Pixel", "Å"),
+    "box": ("Box", "px"),
+    "diameter": ("Diameter", "Å"),
+    "n_classes": ("Classes", ""),
+    "n_picks": ("Picks", ""),
+    "defocus_median": ("Defocus, median", "Å"),
+    "ctf_resolution_median": ("Rings to, median", "Å"),
+    "motion_median": ("Motion, median", "Å"),
+    "orientation_efficiency": ("Orientation efficiency", ""),
+    "mask_volume_A3": ("Mask volume", "Å³"),
+    "molecular_mass_estimate_kda": ("Mass, estimate", "kDa"),
+    "resolution_masked_uncorrected": ("Resolution, mask not corrected", "Å"),
+    "resolution_unmasked": ("Resolution without mask", "Å"),
+    "resolution_half": ("FSC 0.5 at", "Å"),
+    "truth_resolution": ("Resolution against the truth", "Å"),
+    "oracle_resolution": ("Best possible (true poses)", "Å"),
+}
+
+_HIDDEN = {"verdict", "reasons", "warnings", "left_out", "stage", "n_in", "n_out", "seconds", "cpu_seconds", "device"}
+
+_GRAVE = ("not found", "cuts density", "share noise", "leak", "wrong", "false", "noise", "not trust", "doubt", "failed")
+
+
+def stage_title(stage: str) -> tuple[str, str]:
+    """Heading and one sentence of a stage."""
+    return STAGE_WORDS.get(stage, (stage.capitalize(), ""))
+
+
+def key_figures(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Label, value and unit of the figures that matter, in order."""
+    cards = []
+    for key, (label, unit) in KEY_FIGURES.items():
+        value = summary.get(key)
+        if value is None or isinstance(value, Mapping):
+            continue
+        if key.endswith("_interval") and isinstance(value, Sequence) and len(value) == 2:
+            text = f"{format_value(value[0])} – {format_value(value[1])}"
+        else:
+            text = format_value(value)
+        cards.append((label, text, unit))
+    n_in, n_out = summary.get("n_in"), summary.get("n_out")
+    if n_in is not None and n_out is not None and n_in > 2:
+        cards.append(("Kept", f"{format_value(n_out)} of {format_value(n_in)}", ""))
+    if summary.get("seconds") is not None:
+        cards.append(("Time", *duration(float(summary["seconds"]))))
+    return cards
+
+
+def other_figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Everything else a summary holds that fits on a line."""
+    rows = []
+    for key, value in summary.items():
+        if key in KEY_FIGURES or key in _HIDDEN or isinstance(value, Mapping):
+            continue
+        if isinstance(value, list) and (len(value) > 8 or any(isinstance(v, Mapping | list) for v in value)):
+            continue
+        rows.append((key.replace("_", " "), format_value(value)))
+    return rows
+
+
+def duration(seconds: float) -> tuple[str, str]:
+    """A time span as value and unit."""
+    if seconds < 99.5:
+        return f"{seconds:.0f}", "s"
+    if seconds < 5940:
+        return f"{seconds / 60:.0f}", "min"
+    return f"{seconds / 3600:.1f}", "h"
+
+
+def rank_warnings(warnings: Sequence[str]) -> list[tuple[bool, str]]:
+    """Warnings without repetitions, the grave ones first, each with whether it is grave."""
+    unique = list(dict.fromkeys(str(w) for w in warnings))
+    marked = [(any(word in text.lower() for word in _GRAVE), text) for text in unique]
+    return sorted(marked, key=lambda item: not item[0])
+
+
+def verdict_words(verdict: str, *, is_map: bool) -> tuple[str, str]:
+    """Heading for a verdict and its colour class."""
+    if is_map:
+        return {
+            "found": ("The map can be trusted", "good"),
+            "doubtful": ("Look before you trust this map", "care"),
+            "not found": ("No structure was found", "bad"),
+        }.get(verdict, (verdict, "care"))
+    return {
+        "found": ("Done", "good"),
+        "doubtful": ("Done, with doubts", "care"),
+        "not found": ("Nothing found", "bad"),
+    }.get(verdict, (verdict, "care"))

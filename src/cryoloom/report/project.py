@@ -1,0 +1,99 @@
+"""The report of a project: the verdict first, then every step of the way on one page."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cryoloom
+from cryoloom.project.figures import load_figures
+from cryoloom.project.files import read_json
+from cryoloom.report.job import JobView, headline, view_of_job, write_page
+from cryoloom.report.labels import key_figures, rank_warnings, verdict_words
+from cryoloom.report.page import environment, hero_picture
+
+_MAP_FROM = ("postprocess", "refine", "reconstruct", "abinitio")
+
+
+def write_project_report(folder: Path, jobs: Sequence[Path] | None = None) -> Path:
+    """Write `report.html` of a project folder.
+
+    Parameters
+    ----------
+    folder
+        The project folder; `summary.json` in it, if there is one, gives the verdict and the figures on top.
+    jobs
+        Job folders in order; by default all finished jobs by their start, the last of each stage where the project was
+        run in one go.
+
+    Returns
+    -------
+    path
+        Of the page.
+    """
+    folder = Path(folder)
+    summary = read_json(folder / "summary.json") if (folder / "summary.json").exists() else {}
+    if jobs is None:
+        jobs = _jobs_of(folder, summary)
+    views = [view_of_job(Path(job)) for job in jobs]
+    last = _last_map_job([Path(job) for job in jobs])
+    top: dict[str, Any] = dict(_read_summary(last)) if last else {}
+    top.update({key: value for key, value in summary.items() if value is not None})
+    verdict = str(top.get("verdict", "not found" if not last else "found"))
+    said, kind = verdict_words(verdict, is_map=True)
+    collected = list(summary.get("warnings", []))
+    for view in views:
+        collected += [f"{view.title}: {text}" for _, text in view.warnings if text not in collected]
+    page = (
+        environment()
+        .get_template("project.html")
+        .render(
+            title=folder.resolve().name,
+            when=_when(views),
+            verdict_class=kind,
+            verdict_words=said,
+            headline=headline("postprocess", top, "No map"),
+            reasons=[str(reason) for reason in top.get("reasons", [])],
+            cards=key_figures(top),
+            warnings=rank_warnings(collected),
+            jobs=views,
+            hero=_hero(last),
+            version=cryoloom.__version__,
+        )
+    )
+    return write_page(folder / "report.html", page)
+
+
+def _jobs_of(folder: Path, summary: Mapping[str, Any]) -> list[Path]:
+    """Jobs named by the summary of a run, else all finished ones in the order they were started."""
+    named = [folder / str(job) for job in summary.get("jobs", []) if isinstance(job, str)]
+    if named and all((job / "job.json").exists() for job in named):
+        return named
+    found = []
+    for path in folder.glob("*/[0-9][0-9][0-9]*/job.json"):
+        record = read_json(path)
+        if record.get("state") in ("finished", "running") and (path.parent / "summary.json").exists():
+            found.append((str(record.get("started", "")), path.parent))
+    return [job for _, job in sorted(found)]
+
+
+def _last_map_job(jobs: Sequence[Path]) -> Path | None:
+    for stage in _MAP_FROM:
+        for job in reversed(jobs):
+            if job.parent.name == stage:
+                return job
+    return None
+
+
+def _read_summary(job: Path) -> dict[str, Any]:
+    return read_json(job / "summary.json") if (job / "summary.json").exists() else {}
+
+
+def _hero(job: Path | None) -> str | None:
+    if job is None:
+        return None
+    volume = next((figure for figure in load_figures(job) if figure.kind == "volume"), None)
+    return hero_picture(volume) if volume else None
+
+
+def _when(views: Sequence[JobView]) -> str:
+    return max((view.when for view in views), default="")
