@@ -12,7 +12,8 @@ import numpy as np
 from torch import Tensor
 
 from cryoloom.ctf_fit.background import radial_mean, smooth_mean
-from cryoloom.ctf_fit.fit import RingData, RingFit, covariance, fit_rings, interval_factor, prepare_rings, reweigh
+from cryoloom.ctf_fit.errors import Posterior, fit_at_mean, posterior
+from cryoloom.ctf_fit.fit import RingFit, fit_rings
 from cryoloom.ctf_fit.model import Beam, Defocus
 from cryoloom.ctf_fit.quality import (
     ICE_BAND,
@@ -23,6 +24,7 @@ from cryoloom.ctf_fit.quality import (
     ring_curves,
     spectrum_anisotropy,
 )
+from cryoloom.ctf_fit.rings import RingData, prepare_rings, reweigh
 from cryoloom.ctf_fit.search import Candidate, SearchRange, search_defocus
 from cryoloom.ctf_fit.spectrum import TileSpectra, choose_tile, tile_spectra
 
@@ -58,6 +60,8 @@ class CtfEstimate:
         Excess of the power at 3.67 Å as a fraction; NaN when out of range.
     curves
         Spectrum and fit along lines of equal phase.
+    posterior
+        Mean and covariance of the phase parameters.
     spectra, rings, fit
         What they were found from.
     """
@@ -75,6 +79,7 @@ class CtfEstimate:
     anisotropy_angle: float
     ice_ring: float
     curves: RingCurves
+    posterior: Posterior
     spectra: TileSpectra
     rings: RingData
     fit: RingFit
@@ -113,7 +118,7 @@ def estimate_image_ctf(
     if not candidates:
         raise ValueError("the power spectrum is flat or empty: this is no image of ice")
     rings = _rings(spectra, k_min, k_max)
-    fits = [fit_rings(rings, beam, c.defocus, fit_phase_shift=fit_phase_shift, n_iterations=4) for c in candidates[:4]]
+    fits = [fit_rings(rings, beam, c.defocus, fit_phase_shift=fit_phase_shift, n_iterations=6) for c in candidates[:4]]
     fit = max(fits, key=lambda f: f.gain)
     curves = ring_curves(rings, fit, beam, spectra)
     lag = 2 * beam.wavelength * abs(fit.defocus.mean) * max(fit_limit(curves, beam, fit.defocus), 1 / 8)
@@ -121,11 +126,14 @@ def estimate_image_ctf(
     if larger > 1.3 * spectra.tile:
         spectra = tile_spectra(image, pixel_size, tile=larger, k_max=k_max)
         rings = _rings(spectra, k_min, k_max)
+        fit = fit_rings(rings, beam, fit.defocus, fit_phase_shift=fit_phase_shift)
     for _ in range(2):
-        weighted = reweigh(rings, fit, beam)
+        weighted = reweigh(rings, fit.model)
         fit = fit_rings(weighted, beam, fit.defocus, fit_phase_shift=fit_phase_shift)
+    known = posterior(fit, spectra)
+    fit = fit_at_mean(fit, known)
     curves = ring_curves(weighted, fit, beam, spectra)
-    errors = _errors(*covariance(weighted, fit, beam, spectra), fit)
+    errors = _errors(known, fit)
     k_limit = fit_limit(curves, beam, fit.defocus)
     anisotropy, anisotropy_angle = spectrum_anisotropy(spectra)
     radial = radial_mean(spectra)
@@ -139,6 +147,7 @@ def estimate_image_ctf(
         anisotropy_angle=anisotropy_angle,
         ice_ring=ice_ring(spectra.bins.shell_k, radial),
         curves=curves,
+        posterior=known,
         spectra=spectra,
         rings=weighted,
         fit=fit,
@@ -177,16 +186,15 @@ def _rings(spectra: TileSpectra, k_min: float, k_max: float) -> RingData:
     return prepare_rings(spectra, smooth, float(k[used].min()), float(k[used].max()), avoid)
 
 
-def _errors(covariance_matrix: np.ndarray, freedom: float, fit: RingFit) -> dict[str, float]:
-    """Standard errors of what a user reads, widened so that 1.96 of them make a 95 % interval."""
-    widen = interval_factor(freedom) / 1.959964
+def _errors(known: Posterior, fit: RingFit) -> dict[str, float]:
+    """Standard errors of what a user reads; 1.96 of them make a 95 % interval."""
     half = math.hypot(fit.defocus.cos, fit.defocus.sin)
     cos, sin = (fit.defocus.cos / half, fit.defocus.sin / half) if half > 0 else (1.0, 0.0)
 
     def spread(*direction: float) -> float:
         vector = np.zeros(fit.n_free)
         vector[: len(direction)] = direction
-        return widen * math.sqrt(max(float(vector @ covariance_matrix @ vector), 0.0))
+        return math.sqrt(max(float(vector @ known.covariance @ vector), 0.0))
 
     return {
         "defocus_error": spread(1),

@@ -40,7 +40,7 @@ def ring_picture(estimate: CtfEstimate, beam: Beam, *, size: int = 320, k_edge: 
     model = model * np.clip((1.1 * end - k) / (0.1 * end), 0, 1)
     measured = _cartesian(_whitened(estimate), estimate, ky, kx)
     picture = np.where(kx < 0, measured, model)
-    picture[(k > highest) | (k < float(estimate.rings.k.min()))] = 0.0
+    picture[(k > highest) | (k < float(estimate.rings.k[0]))] = 0.0
     return np.clip(picture, -2, 2).astype(np.float32)
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cryoloom.ctf_fit.fit import RingData, RingFit
+from cryoloom.ctf_fit.fit import RingFit
 from cryoloom.ctf_fit.model import Beam, Defocus, double_phase
+from cryoloom.ctf_fit.rings import RingData
 from cryoloom.ctf_fit.spectrum import TileSpectra
 
 ICE_RING = 1 / 3.67
@@ -53,7 +54,7 @@ def ring_curves(data: RingData, fit: RingFit, beam: Beam, spectra: TileSpectra) 
     def mean(values: np.ndarray) -> np.ndarray:
         return np.bincount(index, count * values)[present] / total[present]
 
-    k = mean(data.k)
+    k = mean(np.sqrt(data.k2))
     measured = mean(data.ratio / fit.background - 1)
     fitted = mean(-fit.depth * np.cos(phase) / fit.background)
     lag = 2 * beam.wavelength * abs(fit.defocus.mean) * k

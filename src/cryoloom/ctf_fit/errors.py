@@ -1,0 +1,128 @@
+"""Standard errors of the CTF parameters, and their posterior where the rings are faint.
+
+Two estimates of the noise are joined: what theory says of a tapered periodogram, and the scatter between tiles
+(sandwich estimate), which holds whatever the noise is. With that noise, the posterior of the phase parameters is
+sampled (importance sampling around the maximum, background and depth maximised for each sample). Where rings are
+strong this gives the same as the curvature at the maximum; where they are faint the likelihood is far from
+quadratic, and only the posterior has honest widths; its mean also errs less than the maximum.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+from scipy.stats import norm as normal_distribution
+from scipy.stats import qmc
+from scipy.stats import t as student
+
+from cryoloom.ctf_fit.fit import RingFit, fit_at
+from cryoloom.ctf_fit.spectrum import TileSpectra
+
+# Weight of the theoretical variance against the scatter of the tiles, in degrees of freedom.
+PRIOR_FREEDOM = 20.0
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What is known of the phase parameters.
+
+    Attributes
+    ----------
+    mean
+        `(mean, cos, sin, phase_shift)`; the last is the given one where it is not fitted.
+    covariance
+        Of the first `n_free` of them, widened so that 1.96 standard errors make a 95 % interval.
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray
+
+
+def covariance(fit: RingFit, spectra: TileSpectra) -> tuple[np.ndarray, float]:
+    """Covariance of the phase parameters from curvature and noise, and its degrees of freedom.
+
+    Returns
+    -------
+    covariance
+        Of `(mean, cos, sin[, phase_shift])`, `(n_free, n_free)`.
+    degrees_of_freedom
+        For Student's t.
+    """
+    data = fit.profile.data
+    jacobian = fit.profile.design(fit.defocus.as_array(), fit.solution, fit.n_free)
+    weighted = jacobian * data.weight[:, None]
+    inverse = np.linalg.pinv(weighted.T @ jacobian, rcond=1e-13, hermitian=True)
+    lever = (weighted @ inverse)[:, : fit.n_free]  # (n, n_free): influence of one bin
+    # From the model: each coefficient is exponentially distributed, neighbours are correlated by the taper.
+    factor = _lag_factor(fit, spectra, np.sqrt(data.k2))
+    expected = (lever * (factor * fit.model**2 / spectra.bins.count[data.column])[:, None]).T @ lever
+    # From the scatter of the tiles.
+    n_tiles = len(spectra.power)
+    if n_tiles < 4:
+        return expected, PRIOR_FREEDOM
+    whole, single = spectra.variance_factor(), spectra.tile_variance_factor()
+    freedom = max(single / whole - 1, 0.0)
+    scaled = lever / data.scale[:, None]
+    pull = spectra.power[:, data.column].astype(np.float64) @ scaled - (fit.model * data.scale) @ scaled
+    pull *= (spectra.weight * n_tiles)[:, None]
+    pull -= pull.mean(axis=0)
+    shared = (n_tiles * whole / single - 1) / (n_tiles - 1)  # mean correlation of two tiles
+    scatter = pull.T @ pull / (n_tiles - 1) / (1 - shared) * whole / single
+    found = float(np.trace(np.linalg.solve(expected, scatter))) / fit.n_free
+    weight = fit.n_free * freedom / (fit.n_free * freedom + PRIOR_FREEDOM)
+    return expected * (1 + weight * (found - 1)), PRIOR_FREEDOM + fit.n_free * freedom
+
+
+def posterior(fit: RingFit, spectra: TileSpectra, *, n_samples: int = 128) -> Posterior:
+    """Mean and covariance of the phase parameters given the spectrum.
+
+    Parameters
+    ----------
+    n_samples
+        Samples of a quasi-random sequence (Sobol), so that equal input gives equal output.
+    """
+    at_maximum, freedom = covariance(fit, spectra)
+    n_free = fit.n_free
+    normal, _ = fit.profile.step(fit.solution, n_free)
+    # The cost counts neighbouring coefficients as independent: temper it to the variance that was found.
+    temper = n_free / float(np.trace(at_maximum @ normal))
+    centre, spread = fit.defocus.as_array(), 1.5 * scipy.linalg.cholesky(at_maximum, lower=True)
+    widen = (float(student.ppf(0.975, freedom)) / 1.959964) ** 2
+    for _ in range(2):
+        unit = normal_distribution.ppf(qmc.Sobol(n_free + 1, seed=0).random(n_samples))
+        # Student's t with 5 degrees of freedom has tails enough for a likelihood that is not quadratic.
+        chi2 = _chi2_quantile(normal_distribution.cdf(unit[:, n_free]), 5.0)
+        unit = unit[:, :n_free] * np.sqrt(5.0 / chi2)[:, None]
+        samples = np.tile(centre, (n_samples, 1))
+        samples[:, :n_free] += unit @ spread.T
+        log_proposal = -0.5 * (5.0 + n_free) * np.log1p((unit**2).sum(1) / 5.0)
+        cost = np.asarray([fit.profile.solve(s).cost for s in samples])
+        log_weight = -0.5 * temper * (cost - fit.cost) - log_proposal
+        weight = np.exp(log_weight - log_weight.max())
+        weight /= weight.sum()
+        centre = weight @ samples
+        offset = (samples - centre)[:, :n_free]
+        found = (weight[:, None] * offset).T @ offset
+        if 1 / (weight**2).sum() > 0.25 * n_samples:
+            break
+        spread = 1.3 * scipy.linalg.cholesky(found + 0.1 * at_maximum, lower=True)
+    return Posterior(centre, found * widen)
+
+
+def fit_at_mean(fit: RingFit, known: Posterior) -> RingFit:
+    """The fit at the mean of the posterior."""
+    return fit_at(fit.profile, known.mean, fit.n_free)
+
+
+def _lag_factor(fit: RingFit, spectra: TileSpectra, k: np.ndarray) -> np.ndarray:
+    """`variance_factor` for factors that ripple as the rings do, at frequencies `k`."""
+    lag = 2 * fit.profile.beam.wavelength * abs(fit.defocus.mean) * k
+    lags = np.linspace(0.0, float(lag.max()) + 1.0, 16)
+    return np.interp(lag, lags, [spectra.variance_factor(x) for x in lags])
+
+
+def _chi2_quantile(probability: np.ndarray, freedom: float) -> np.ndarray:
+    """Quantile of the chi-square distribution."""
+    from scipy.special import chdtri
+
+    return np.maximum(chdtri(freedom, 1 - probability), 1e-3)
