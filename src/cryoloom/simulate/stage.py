@@ -7,17 +7,26 @@ from typing import Any
 
 import numpy as np
 
-from cryoloom.contract import Figure, InputError, Run, stage
+from cryoloom.contract import Figure, InputError, Run, WorkFailed, stage
 from cryoloom.data import VolumeMap
 from cryoloom.fourier.resize import good_size
 from cryoloom.geometry import symmetry_matrices
-from cryoloom.io.mrc import read_mrc
+from cryoloom.io.mrc import read_mrc, write_mrc
+from cryoloom.io.mtf import write_mtf
 from cryoloom.simulate.atoms import Atoms
 from cryoloom.simulate.beds import BEDS, bed_recipe, bed_specimen
+from cryoloom.simulate.detector import detector_mtf, gain_reference, random_sensitivity
+from cryoloom.simulate.movie_records import movie_records
+from cryoloom.simulate.movies import MovieRecipe, movie_spectrum, simulate_movie
 from cryoloom.simulate.particles import ParticleRecipe, Specimen, observed, simulate_particles
 from cryoloom.simulate.phantom import SHAPES, phantom
 from cryoloom.simulate.potential import potential_map
-from cryoloom.simulate.settings import SIMULATE_PARTICLES, SimulateParticlesSettings
+from cryoloom.simulate.settings import (
+    SIMULATE_MOVIES,
+    SIMULATE_PARTICLES,
+    SimulateMoviesSettings,
+    SimulateParticlesSettings,
+)
 from cryoloom.simulate.structure import read_symmetric
 
 
@@ -152,3 +161,87 @@ def _map_diameter(volume: VolumeMap) -> float:
     radius = np.sqrt((z - box // 2) ** 2.0 + (y - box // 2) ** 2 + (x - box // 2) ** 2)
     inside = volume.data > 0.1 * np.quantile(volume.data, 0.999)
     return float(2 * np.quantile(radius[inside], 0.999) * volume.pixel_size)
+
+
+@stage(SIMULATE_MOVIES)
+def simulate_movie_files(model: Path | None, settings: SimulateMoviesSettings, run: Run) -> dict[str, Any]:
+    """Simulate movies; see `SimulateMoviesSettings`."""
+    if settings.defocus_min > settings.defocus_max:
+        raise InputError(
+            f"--defocus-min {settings.defocus_min:g} is larger than --defocus-max {settings.defocus_max:g}."
+        )
+    atoms, symmetry = model_atoms(model, settings.phantom, settings.symmetry, settings.mass)
+    diameter = atoms.diameter
+    recipe = _movie_recipe(settings)
+    if diameter / recipe.pixel_size > 0.5 * min(recipe.shape):
+        raise InputError(
+            f"--width and --height: {recipe.shape[1]} x {recipe.shape[0]} pixels are too few for a particle of {diameter:.0f} Å."
+        )
+    box = good_size(math.ceil(1.3 * diameter / recipe.pixel_size))
+    volume = potential_map(atoms, box, recipe.pixel_size)
+    spectrum = movie_spectrum(volume)
+    rng = np.random.default_rng([run.seed, 0])
+    sensitivity, hot = np.ones(recipe.shape, np.float32), np.zeros((0, 2), np.int64)
+    gain_path = mtf_path = None
+    if settings.gain:
+        sensitivity, hot = random_sensitivity(recipe.shape, rng)
+        gain_path = run.folder / "gain.mrc"
+        write_mrc(gain_path, gain_reference(sensitivity), recipe.pixel_size)
+    if settings.mtf:
+        mtf_path = run.folder / "mtf.star"
+        frequency = np.linspace(0, 0.5, 101)
+        write_mtf(mtf_path, frequency, detector_mtf(frequency))
+    (run.folder / "truth").mkdir(exist_ok=True)
+
+    def make(movie: int) -> dict[str, Any]:
+        return simulate_movie(
+            spectrum, diameter, recipe, run.folder, seed=run.seed, movie=movie, sensitivity=sensitivity, hot=hot
+        )
+
+    done = run.each(range(settings.movies), make, key=lambda i: f"movie_{i + 1:04d}", label="simulating movies")
+    records = [r for r in done if r is not None]
+    if not records:
+        raise WorkFailed("simulate movies: no movie could be made; run.log says why.")
+    optics = replace(recipe.optics, mtf_path=None if mtf_path is None else str(mtf_path))
+    movies, micrographs, particles = movie_records(records, recipe, optics, gain_path)
+    motion = [float(np.linalg.norm(np.diff(r["trajectory"], axis=0), axis=1).sum()) for r in records]
+    run.summarise(
+        verdict="found",
+        reasons=[f"{len(records)} movies with {len(particles)} particles simulated"],
+        n_in=settings.movies,
+        n_out=len(records),
+        n_particles=len(particles),
+        symmetry=symmetry,
+        diameter=round(diameter, 1),
+        pixel_size=recipe.pixel_size,
+        motion_median=round(float(np.median(motion)), 2),
+        total_dose=recipe.n_frames * recipe.dose_per_frame,
+    )
+    return {"movies": movies, "truth": particles, "truth_micrographs": micrographs, "truth_map": volume}
+
+
+def _movie_recipe(settings: SimulateMoviesSettings) -> MovieRecipe:
+    return MovieRecipe(
+        shape=(settings.height, settings.width),
+        n_frames=settings.frames,
+        dose_per_frame=settings.dose_per_frame,
+        pixel_size=settings.pixel_size,
+        voltage_kv=settings.voltage_kv,
+        cs_mm=settings.cs_mm,
+        amplitude_contrast=settings.amplitude_contrast,
+        phase_shift=math.radians(settings.phase_shift_deg),
+        defocus=(settings.defocus_min, settings.defocus_max),
+        astigmatism=settings.astigmatism,
+        n_particles=settings.particles,
+        preferred_fraction=settings.preferred,
+        drift=settings.drift,
+        doming=settings.doming,
+        bfactor=settings.bfactor,
+        ice_thickness=settings.ice_thickness,
+        contamination=settings.contamination,
+        carbon=settings.carbon,
+        bad=settings.bad,
+        damage=settings.damage,
+        mtf=settings.mtf,
+        format=settings.format,
+    )
