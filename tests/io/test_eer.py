@@ -15,7 +15,9 @@ SHAPE = (24, 40)
 def electrons(n, seed=0, shape=SHAPE):
     rng = np.random.default_rng(seed)
     pixel = rng.choice(shape[0] * shape[1], n, replace=False)
-    return np.stack([4 * (pixel // shape[1]) + rng.integers(0, 4, n), 4 * (pixel % shape[1]) + rng.integers(0, 4, n)], -1)
+    return np.stack(
+        [4 * (pixel // shape[1]) + rng.integers(0, 4, n), 4 * (pixel % shape[1]) + rng.integers(0, 4, n)], -1
+    )
 
 
 FRAMES = [electrons(n, seed) for seed, n in enumerate((30, 0, 500, 960, 1, 7, 100))]

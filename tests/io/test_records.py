@@ -261,7 +261,11 @@ def test_paths_are_found_from_the_project_the_folder_and_above(tmp_path, monkeyp
     (tmp_path / "p.star").write_text(text)
     (project / "stacks" / "p.star").write_text(OLD)
     monkeypatch.chdir(tmp_path)
-    for table, root in (("my project/Extract/job001/p.star", None), ("p.star", project), ("my project/stacks/p.star", None)):
+    for table, root in (
+        ("my project/Extract/job001/p.star", None),
+        ("p.star", project),
+        ("my project/stacks/p.star", None),
+    ):
         assert set(read_particles(table, root=root).image_path) == {str(stack)}
     assert set(read_particles("p.star").image_path) == {"stacks/a.mrcs"}  # not found: as it was
     particles = read_particles(project / "stacks" / "p.star")
@@ -285,7 +289,9 @@ def test_micrographs_survive_a_round_trip(tmp_path):
                      "ctf_score", "ctf_resolution", "defocus_angle", "phase_shift")
     }  # fmt: skip
     optics = (Optics(pixel_size=0.83, original_pixel_size=0.415),)
-    micrographs = MicrographSet(optics=optics, optics_index=np.zeros(n, int), extra={"rlnX": np.arange(n)}, **names, **values)
+    micrographs = MicrographSet(
+        optics=optics, optics_index=np.zeros(n, int), extra={"rlnX": np.arange(n)}, **names, **values
+    )
     write_micrographs(micrographs, tmp_path / "m.star")
     assert_equal_sets(micrographs, read_micrographs(tmp_path / "m.star"))
     table = starfile.read(tmp_path / "m.star")["micrographs"]

@@ -120,7 +120,9 @@ def test_wrong_files_are_refused_with_place_and_reason(tmp_path, text, words):
 
 def test_wrong_numbers_are_named_with_row_and_column(tmp_path):
     table = read_text(tmp_path, "data_a\nloop_\n_rlnX\n_rlnY\n1.5 1\n2,5 1.5\n")["a"]
-    with pytest.raises(InputError, match="row 2: _rlnX is '2,5', expected a number; write numbers with a decimal point"):
+    with pytest.raises(
+        InputError, match="row 2: _rlnX is '2,5', expected a number; write numbers with a decimal point"
+    ):
         table.numbers("rlnX")
     with pytest.raises(InputError, match="row 2: _rlnY is 1.5, expected a whole number"):
         table.integers("rlnY")

@@ -27,6 +27,27 @@ _USED = {
     "alignments2D/psize_A", "alignments2D/class", "location/micrograph_path", "location/micrograph_shape",
     "location/center_x_frac", "location/center_y_frac", "pick_stats/ncc_score",
 }  # fmt: skip
+_TEXT, _WHOLE, _REAL = "SU", "iu", "iuf"
+_TYPES: dict[str, tuple[str, tuple[int, ...]]] = {
+    "uid": (_WHOLE, ()), "blob/idx": (_WHOLE, ()), "blob/shape": (_WHOLE, (2,)), "alignments3D/split": (_WHOLE, ()),
+    "alignments3D/class": (_WHOLE, ()), "alignments2D/class": (_WHOLE, ()), "alignments3D/pose": (_REAL, (3,)),
+    "alignments3D/shift": (_REAL, (2,)), "alignments2D/shift": (_REAL, (2,)), "alignments2D/pose": (_REAL, ()),
+    "ctf/tilt_A": (_REAL, (2,)), "ctf/exp_group_id": (_WHOLE, ()), "mscope_params/exp_group_id": (_WHOLE, ()),
+    "location/micrograph_shape": (_WHOLE, (2,)),
+}  # fmt: skip
+_TYPES |= dict.fromkeys(
+    ("blob/path", "micrograph_blob/path", "micrograph_blob_non_dw/path", "movie_blob/path", "gain_ref_blob/path",
+     "location/micrograph_path"),
+    (_TEXT, ()),
+)  # fmt: skip
+_TYPES |= dict.fromkeys(
+    ("blob/psize_A", "micrograph_blob/psize_A", "micrograph_blob_non_dw/psize_A", "movie_blob/psize_A",
+     "ctf/accel_kv", "ctf/cs_mm", "ctf/amp_contrast", "ctf/df1_A", "ctf/df2_A", "ctf/df_angle_rad",
+     "ctf/phase_shift_rad", "ctf/bfactor", "ctf/scale", "mscope_params/accel_kv", "mscope_params/cs_mm",
+     "mscope_params/amp_contrast", "alignments3D/psize_A", "alignments2D/psize_A", "location/center_x_frac",
+     "location/center_y_frac", "pick_stats/ncc_score"),
+    (_REAL, ()),
+)  # fmt: skip
 _ZERO_IS_NOTHING = ("ctf/shift_A", "ctf/trefoil_A", "ctf/tetra_A", "ctf/anisomag", "ctf/tilt_A")
 
 
@@ -70,8 +91,9 @@ def read_cs_particles(
     """
     table = read_cs_table(path, passthrough)
     names = set(table.dtype.names or ())
-    if "blob/path" not in names:
-        raise InputError(f"{path}: no field blob/path; these are no particles, or a passthrough file is missing.")
+    for name in ("blob/path", "blob/idx"):
+        if name not in names:
+            raise InputError(f"{path}: no field {name}; these are no particles, or a passthrough file is missing.")
     finder = PathFinder(path, root)
     blob = _text(table["blob/path"])
     fields: dict[str, Any] = {
@@ -135,14 +157,24 @@ def _load(path: Path) -> np.ndarray:
                 raise InputError(f"{path}: a NumPy file, but no table of rows with named fields.")
             if shape[0] * dtype.itemsize > size - file.tell():
                 raise InputError(f"{path}: {shape[0]} rows are announced, the file is cut short. Copy it again.")
+            _check_types(dtype, path)
             return np.fromfile(file, dtype, shape[0])
     except InputError:
         raise
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such file; check the path.") from error
-    except (ValueError, OSError, EOFError, SyntaxError, TypeError, KeyError, IndexError, OverflowError,
-            RecursionError, MemoryError, UnicodeError) as error:  # fmt: skip
+    except Exception as error:  # NumPy parses the header as Python text, which can fail in any way
         raise InputError(f"{path}: the table cannot be read ({str(error)[:100]}); copy it again.") from error
+
+
+def _check_types(dtype: np.dtype, path: Path) -> None:
+    for name, (kinds, shape) in _TYPES.items():
+        if name in (dtype.names or ()):
+            found = dtype[name]
+            if found.base.kind not in kinds or found.shape != shape:
+                raise InputError(
+                    f"{path}: field {name} is {found.base} {found.shape}, which it never is; damaged file."
+                )
 
 
 def _passthrough_beside(path: Path) -> list[Path]:
