@@ -66,3 +66,18 @@ def test_regularisation_follows_the_signal_to_noise_ratio(simulated, executor):
     power = lambda v: float((v**2).sum())  # noqa: E731
     assert power(damped) < 0.5 * power(full)
     assert power(solve(sums, data.box, np.full(30, 1e-3))) < 1e-4 * power(full)
+
+
+@pytest.mark.parametrize("symmetry", ["C2", "D2", "O", "I2"])
+def test_sharing_among_orbits_equals_the_plain_sum_over_the_group(executor, symmetry):
+    from cryoloom.em.symmetrise import _share_exactly, _sum_over
+    from cryoloom.fourier.slices import complete_sums, empty_sums
+
+    sums = empty_sums(7)
+    sums.copy_(torch.randn(sums.shape, generator=torch.Generator().manual_seed(0)))
+    sums[..., 3] = 0
+    complete_sums(sums)
+    operators = split_group(symmetry)[1]
+    plain = _sum_over(sums.numpy(), operators, executor)
+    _share_exactly(sums.numpy(), operators, executor)
+    np.testing.assert_allclose(sums.numpy(), plain, atol=1e-4)

@@ -50,7 +50,8 @@ def fitting_share(ratio: np.ndarray) -> np.ndarray:
         share = posterior[:, 1]
         if np.abs(mean - before).max() < 1e-5:
             break
-    # two populations count when their means lie apart by more than their spreads
-    if mean[1] - mean[0] < 1.5 * max(spread[0], spread[1]):
+    # A skew tail is no second population: the two must lie apart (Ashman's D, 1994), the lower clearly below.
+    apart = np.sqrt(2.0) * (mean[1] - mean[0]) / np.hypot(spread[0], spread[1])
+    if apart < 2.5 or mean[0] > 0.75 * mean[1]:
         return np.ones(n)
     return np.where(ratio > mean[1], 1.0, np.where(ratio < mean[0], np.minimum(share, 0.5), share))

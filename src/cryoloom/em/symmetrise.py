@@ -35,11 +35,13 @@ def split_group(symmetry: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def symmetrise_sums(sums: Tensor, symmetry: str, executor: Executor) -> Tensor:
-    """Sum over the group of completed sums `(2n+1, 2n+1, n+2, 4)`; the input itself where there is no symmetry."""
+    """Sum over the group of completed sums `(2n+1, 2n+1, n+2, 4)`, zero beyond the sphere; the input may be used up."""
     packed = sums.numpy()
-    for operators in split_group(symmetry):
-        if len(operators) > 1:
-            packed = _sum_over(packed, operators, executor)
+    representatives, exact = split_group(symmetry)
+    if len(representatives) > 1:
+        packed = _sum_over(packed, representatives, executor)
+    if len(exact) > 1:
+        _share_exactly(packed, exact, executor)
     return torch.from_numpy(packed)
 
 
@@ -65,6 +67,85 @@ def _sum_over(packed: np.ndarray, operators: np.ndarray, executor: Executor) -> 
     for _ in executor.map(work, slabs):
         pass
     return out
+
+
+def _share_exactly(packed: np.ndarray, operators: np.ndarray, executor: Executor) -> None:
+    """Sum over operators that map the grid onto itself, in place: each orbit of voxels is read and written once."""
+    depth = packed.shape[0]
+    slabs = np.array_split(np.arange(depth), max(1, min(depth, 4 * executor.n_workers)))
+    signs = operators.astype(np.int64)
+
+    def work(slab: np.ndarray) -> None:
+        _share_exactly_kernel(packed, signs, int(slab[0]), int(slab[-1]) + 1)
+
+    for _ in executor.map(work, slabs):
+        pass
+
+
+@njit(nogil=True, cache=True)
+def _share_exactly_kernel(packed: np.ndarray, operators: np.ndarray, z_low: int, z_high: int) -> None:
+    """Orbits whose smallest member (z, y, x in order) lies in the slab; no two slabs touch one orbit."""
+    depth = packed.shape[0]
+    columns = packed.shape[2]
+    centre = depth // 2
+    n = operators.shape[0]
+    place = np.empty((2 * n, 3), np.int64)
+    sign = np.empty(2 * n, np.float32)
+    for iz in range(z_low, z_high):
+        z = iz - centre
+        for iy in range(depth):
+            y = iy - centre
+            for ix in range(columns):
+                if ix * ix + y * y + z * z > centre * centre:
+                    for u in range(4):
+                        packed[iz, iy, ix, u] = f32(0)
+                    continue
+                own = (iz * depth + iy) * columns + ix
+                first = True
+                m = 0
+                for g in range(n):
+                    kx = operators[g, 0, 0] * ix + operators[g, 0, 1] * y + operators[g, 0, 2] * z
+                    ky = operators[g, 1, 0] * ix + operators[g, 1, 1] * y + operators[g, 1, 2] * z
+                    kz = operators[g, 2, 0] * ix + operators[g, 2, 1] * y + operators[g, 2, 2] * z
+                    s = f32(1)
+                    if kx < 0:
+                        kx = -kx
+                        ky = -ky
+                        kz = -kz
+                        s = f32(-1)
+                    if ((kz + centre) * depth + ky + centre) * columns + kx < own:
+                        first = False
+                        break
+                    place[m, 0] = kz + centre
+                    place[m, 1] = ky + centre
+                    place[m, 2] = kx
+                    sign[m] = s
+                    m += 1
+                    if kx == 0:
+                        # a voxel of the plane kx = 0 and its mate are both stored: one orbit holds both
+                        if ((centre - kz) * depth + centre - ky) * columns < own:
+                            first = False
+                            break
+                        place[m, 0] = centre - kz
+                        place[m, 1] = centre - ky
+                        place[m, 2] = 0
+                        sign[m] = f32(-2) * s
+                        m += 1
+                if not first:
+                    continue
+                s0 = f32(0)
+                s1 = f32(0)
+                s2 = f32(0)
+                for i in range(m):
+                    if abs(sign[i]) < f32(1.5):
+                        s0 += packed[place[i, 0], place[i, 1], place[i, 2], 0]
+                        s1 += sign[i] * packed[place[i, 0], place[i, 1], place[i, 2], 1]
+                        s2 += packed[place[i, 0], place[i, 1], place[i, 2], 2]
+                for i in range(m):
+                    turned = f32(1) if sign[i] > 0 else f32(-1)
+                    packed[place[i, 0], place[i, 1], place[i, 2], 0] = s0
+                    packed[place[i, 0], place[i, 1], place[i, 2], 1] = turned * s1
+                    packed[place[i, 0], place[i, 1], place[i, 2], 2] = s2
 
 
 @njit(nogil=True, cache=True, fastmath=True)

@@ -213,7 +213,8 @@ def iterate(
             fitting[mine] = fitting_share(gain_ratio(poses.log_likelihood[mine], poses.expected_gain[mine]))
     notes["fitting"] = float(fitting.mean())
     notes["moved_deg"] = float(np.rad2deg(np.median(poses.moved)))
-    notes["moved_far"] = float(np.mean(poses.moved > np.deg2rad(10.0)))
+    # junk moves for ever: only particles that fit tell whether the poses have settled
+    notes["moved_far"] = float(np.average(poses.moved > np.deg2rad(10.0), weights=fitting + 1e-9))
     notes["modes"] = float(len(candidates) / len(rows))
 
     noise = estimate_noise(source, references, poses, rows, noise, executor, radius=radius)
@@ -248,11 +249,7 @@ def iterate(
         volumes=volumes,
         finished=last,
         last=not last
-        and (
-            (settled and not do_global and next_radius >= 4)
-            or next_radius >= source.points.radius - 1
-            or state.iteration + 2 >= plan.max_iterations
-        ),
+        and ((settled and not do_global) or state.iteration + 2 >= plan.max_iterations),
         history=[*state.history, notes],
         curves=[*state.curves, pair.fsc],
     )
