@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.fft
 
 
 def wavelength(voltage_kv):
@@ -17,7 +18,8 @@ def textbook_ctf(shape, pixel_size, u, v, angle, voltage_kv=300.0, cs_mm=2.7, co
     lam = wavelength(voltage_kv)
     defocus = 0.5 * (u + v) + 0.5 * (u - v) * np.cos(2 * (np.arctan2(ky, kx + 0 * ky) - angle))
     gamma = np.pi * lam * defocus * k2 - 0.5 * np.pi * cs_mm * 1e7 * lam**3 * k2**2 + phase_shift
-    return np.sqrt(1 - contrast**2) * np.sin(gamma) + contrast * np.cos(gamma), np.sqrt(k2)
+    value = np.sqrt(1 - contrast**2) * np.sin(gamma) + contrast * np.cos(gamma)
+    return value.astype(np.float32), np.sqrt(k2).astype(np.float32)
 
 
 def simulate_micrograph(
@@ -55,15 +57,17 @@ def simulate_micrograph(
     row, column = position.astype(int).reshape(-1, 2).T
     np.add.at(grid, (row % h, column % w), 1.0)
     transfer, k = textbook_ctf((h, w), pixel_size, u, v, angle, voltage_kv, cs_mm, contrast, phase_shift)
-    protein = np.fft.rfft2(grid) * np.exp(-10 * k**2) / np.sqrt(n_particles * n_atoms / (h * w))
-    water = np.fft.rfft2(rng.standard_normal((h, w)).astype(np.float32)) * np.exp(-((k / 0.35) ** 2))
+    protein = scipy.fft.rfft2(grid) * np.exp(-10 * k**2) / np.sqrt(n_particles * n_atoms / (h * w))
+    water = scipy.fft.rfft2(rng.standard_normal((h, w), dtype=np.float32)) * np.exp(-((k / 0.35) ** 2))
     image = (ice * water + particles * protein) * transfer * np.exp(-envelope * k**2 / 4)
     background = (
         0.35 + 0.65 * np.sinc(k * pixel_size) ** 2 + 0.8 * rise * np.exp(-k / 0.025) + 0.3 * rise * np.exp(-k / 0.08)
     )
-    image += np.fft.rfft2(rng.standard_normal((h, w)).astype(np.float32)) * np.sqrt(background)
+    image += scipy.fft.rfft2(rng.standard_normal((h, w), dtype=np.float32)) * np.sqrt(background)
     top, left = (h - shape[0]) // 2, (w - shape[1]) // 2
-    return np.fft.irfft2(image, s=(h, w))[top : top + shape[0], left : left + shape[1]].astype(np.float32)
+    return scipy.fft.irfft2(image.astype(np.complex64), s=(h, w))[top : top + shape[0], left : left + shape[1]].astype(
+        np.float32
+    )
 
 
 def draw_case(seed, low=3_000.0, high=30_000.0, astigmatism_max=2_000.0):

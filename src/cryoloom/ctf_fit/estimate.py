@@ -5,6 +5,7 @@ the rings turn out too fine for the tiles (high defocus, far-reaching rings) onc
 weights by what the smooth model leaves over, the final fit, its covariance, and how far the rings reach.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -48,6 +49,9 @@ class CtfEstimate:
         The same for U, V (Å) and the angle of U (radians).
     phase_shift_error
         Radians, 0 when the phase shift was given.
+    half_difference
+        Difference of the mean defocus between two independent halves of the micrograph, Å; NaN where there are too
+        few tiles.
     gain
         By how much the rings lower the weighted sum of squares, in units of its expected noise.
     k_limit
@@ -72,6 +76,7 @@ class CtfEstimate:
     defocus_v_error: float
     angle_error: float
     phase_shift_error: float
+    half_difference: float
     gain: float
     k_limit: float
     score: float
@@ -140,6 +145,7 @@ def estimate_image_ctf(
     return CtfEstimate(
         defocus=fit.defocus,
         **errors,
+        half_difference=_half_difference(spectra, weighted, beam, fit),
         gain=fit.gain / (spectra.variance_factor() * spectra.n_independent),
         k_limit=k_limit,
         score=fit_score(curves, k_limit),
@@ -184,6 +190,17 @@ def _rings(spectra: TileSpectra, k_min: float, k_max: float) -> RingData:
     inside = (k >= k[used].min()) & (k <= k[used].max())
     smooth[inside] = smooth_mean(k[inside], np.where(used, radial, 0.0)[inside])
     return prepare_rings(spectra, smooth, float(k[used].min()), float(k[used].max()), avoid)
+
+
+def _half_difference(spectra: TileSpectra, rings: RingData, beam: Beam, fit: RingFit) -> float:
+    """Difference of the mean defocus fitted to two halves of the tiles, with the weights of the whole."""
+    if len(spectra.power) < 4:
+        return math.nan
+    found = []
+    for half in spectra.halves():
+        data = dataclasses.replace(rings, ratio=half.mean[rings.column] / rings.scale)
+        found.append(fit_rings(data, beam, fit.defocus, fit_phase_shift=fit.n_free == 4, n_iterations=8).defocus.mean)
+    return found[0] - found[1]
 
 
 def _errors(known: Posterior, fit: RingFit) -> dict[str, float]:

@@ -7,6 +7,7 @@ positions the tilt. A bin is described by the mean of `k²`, `k² cos 2θ` and `
 phase of the CTF at a bin is right to second order.
 """
 
+import dataclasses
 import functools
 import math
 from dataclasses import dataclass
@@ -105,6 +106,14 @@ class TileSpectra:
         """
         lag_px = round(lag / self.pixel_size / math.sqrt(2))
         return float(np.prod([_spread(t, s, lag_px) for t, s in zip(self.tapers, self.starts, strict=True)]))
+
+    def halves(self) -> tuple["TileSpectra", "TileSpectra"]:
+        """Two halves of the tiles: opposite quadrants of the micrograph together, so that a tilt cancels."""
+        middle = 0.5 * (self.corner_px.min(axis=0) + self.corner_px.max(axis=0))
+        above = self.corner_px > middle
+        first = above[:, 0] == above[:, 1]
+        weights = [np.where(part, self.weight, 0.0) for part in (first, ~first)]
+        return tuple(dataclasses.replace(self, weight=w / max(w.sum(), 1e-30)) for w in weights)  # type: ignore[return-value]
 
     def tile_variance_factor(self) -> float:
         """`variance_factor` of a single tile, mean over tiles."""

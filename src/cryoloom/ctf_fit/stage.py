@@ -112,6 +112,7 @@ def _collect(
         defocus_range=[_extreme(good, min), _extreme(good, max)],
         astigmatism_median=_median([r["defocus_u"] - r["defocus_v"] for r in good]),
         defocus_error_median=_median([r["defocus_error"] for r in good]),
+        half_difference_median=_median([abs(r["half_difference"]) for r in good if r["half_difference"] is not None]),
         ctf_resolution_median=_median([r["ctf_resolution"] for r in good if r["ctf_resolution"]]),
         ctf_score_median=_median([r["ctf_score"] for r in good]),
     )
@@ -129,6 +130,7 @@ def _more_columns(results: list[dict[str, Any] | None]) -> dict[str, np.ndarray]
         "cryoloomDefocusVError": ("defocus_v_error", 1.0),
         "cryoloomDefocusAngleError": ("angle_error", math.degrees(1.0)),
         "cryoloomPhaseShiftError": ("phase_shift_error", math.degrees(1.0)),
+        "cryoloomDefocusHalfDifference": ("half_difference", 1.0),
         "cryoloomCtfEvidence": ("gain", 1.0),
         "cryoloomSpectrumAnisotropy": ("anisotropy", 1.0),
     }
@@ -154,6 +156,7 @@ def _plain(estimate: CtfEstimate) -> dict[str, Any]:
         "phase_shift_error": estimate.phase_shift_error,
         "ctf_score": estimate.score,
         "ctf_resolution": 1 / estimate.k_limit if estimate.k_limit > 0 else None,
+        "half_difference": None if math.isnan(estimate.half_difference) else estimate.half_difference,
         "gain": estimate.gain,
         "anisotropy": estimate.anisotropy,
         "anisotropy_angle": estimate.anisotropy_angle,
