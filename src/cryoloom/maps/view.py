@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from cryoloom.fourier import fourier_crop
+from cryoloom.maps.filter import lowpass
 
 
 def map_for_view(
@@ -15,6 +16,7 @@ def map_for_view(
     *,
     largest: int = 128,
     enclosed: float | None = None,
+    surface_resolution: float | None = None,
 ) -> dict[str, Any]:
     """Data of a `volume` figure: the cube around the mask, at most `largest` voxels wide.
 
@@ -27,10 +29,15 @@ def map_for_view(
     enclosed
         Å3 that the surface should enclose; by default the level lies 2.5 standard deviations of the box above its mean.
 
+    surface_resolution
+        Å to which a second copy is low-passed, from which the surface is drawn; noise makes surfaces ragged long before
+        it hides anything in a slice.
+
     Returns
     -------
     data
-        `volume` float16, `pixel_size`, `level`.
+        `volume` float16, `pixel_size`, `level`, and `surface` float16 if `surface_resolution` was given. The level
+        is that of `surface` then.
     """
     shown = np.asarray(volume, dtype=np.float32)
     size = min(shown.shape)
@@ -47,10 +54,15 @@ def map_for_view(
         cube = fourier_crop(cube, (largest,) * 3)
         pixel_size = pixel_size * size / largest
     values = cube.numpy()
+    scale = float(np.abs(values).max()) or 1.0
+    data: dict[str, Any] = {"volume": (values / scale).astype(np.float16), "pixel_size": float(pixel_size)}
+    if surface_resolution is not None:
+        values = lowpass(cube, pixel_size, surface_resolution).numpy()
+        data["surface"] = (values / scale).astype(np.float16)
     if enclosed is not None:
         n_above = min(max(enclosed / pixel_size**3, 1.0), values.size - 1.0)
         level = float(np.partition(values.ravel(), -int(n_above))[-int(n_above)])
     else:
         level = float(values.mean() + 2.5 * values.std())
-    scale = float(np.abs(values).max()) or 1.0
-    return {"volume": (values / scale).astype(np.float16), "pixel_size": float(pixel_size), "level": level / scale}
+    data["level"] = level / scale
+    return data

@@ -87,8 +87,8 @@ def mask_warnings(check: MaskCheck, curves: CorrectedFsc, threshold: float) -> l
         at = min(round(corrected), len(curves.phase_randomised) - 1)
         if at >= curves.correct_shell and curves.phase_randomised[at] > 0.1:
             found.append(
-                f"The mask brings in a correlation of {curves.phase_randomised[at]:.2f} at the resolution limit; a softer "
-                "or wider mask would bring in less."
+                f"The mask brings in a correlation of {curves.phase_randomised[at]:.2f} at the resolution limit; a "
+                "softer or wider mask would bring in less."
             )
     if check.soft_fraction < 0.02:
         found.append("The mask has a hard edge, which makes the FSC look better than it is; give it a soft one.")
@@ -114,8 +114,8 @@ def curve_warnings(curves: CorrectedFsc, crossing: float, bounded: bool, box: in
         sigma = float(np.sqrt(weight @ curves.covariance[np.ix_(beyond, beyond)] @ weight) / weight.sum())
         if mean > 0.03 and mean > 5 * sigma:
             found.append(
-                f"The FSC does not fall to zero beyond the resolution (mean {mean:.3f}): the half maps share noise. Look "
-                "for duplicate particles, a mask or filter applied to both, or particles that changed halves."
+                f"The FSC does not fall to zero beyond the resolution (mean {mean:.3f}): the half maps share noise. "
+                "Look for duplicate particles, a mask or filter applied to both, or particles that changed halves."
             )
     low = curves.corrected[2 : max(3, round(0.3 * crossing)) + 1]
     if len(low) and float(low.min()) < 0.8 and crossing > 8:

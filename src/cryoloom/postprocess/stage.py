@@ -231,6 +231,7 @@ def _show(
     found: MaskFromMap,
 ) -> None:
     pixel_size = half1.pixel_size
+    resolution = max(half1.data.shape) * pixel_size / crossing.shell
     sigma = np.sqrt(np.diag(covariance)) * (1 - np.clip(curves.corrected, 0, 1) ** 2)
     band = np.stack([curves.corrected - 1.96 * sigma, curves.corrected + 1.96 * sigma])
     run.show(
@@ -298,7 +299,14 @@ def _show(
             name="map",
             kind="volume",
             title="Sharpened map",
-            caption="Central slices and surface of the sharpened map.",
-            data=map_for_view(sharpened, pixel_size, mask, enclosed=PROTEIN_SHARE * found.volume),
+            caption="Central slices of the sharpened map, and its surface (drawn at "
+            f"{1.3 * resolution:.1f} Å, so that noise does not fray it).",
+            data=map_for_view(
+                sharpened,
+                pixel_size,
+                mask,
+                enclosed=0.85 * PROTEIN_SHARE * found.volume,
+                surface_resolution=1.3 * resolution,
+            ),
         )
     )

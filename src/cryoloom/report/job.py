@@ -22,6 +22,9 @@ from cryoloom.report.page import Piece, environment, hero_picture, make_piece, s
 from cryoloom.report.plots import format_value
 
 MAP_STAGES = ("abinitio", "refine", "reconstruct", "postprocess", "resolution", "validate")
+ONE_MAP = ("postprocess", "resolution")
+"""Stages for which a count of what went in and came out says nothing."""
+
 N_LIKE = 3
 """Pictures of one series (`picks_1`, `picks_2`, ...) that are shown at once; the rest is folded away."""
 
@@ -40,7 +43,7 @@ class JobView:
     verdict_class: str
     headline: str
     reasons: list[str]
-    cards: list[tuple[str, str, str]]
+    cards: list[tuple[str, str, str, str]]
     warnings: list[tuple[bool, str]]
     shown: list[Piece]
     more: list[Piece]
@@ -110,8 +113,8 @@ def view_of_job(folder: Path, figures: Sequence[Figure] | None = None, *, with_h
         left_out=[(str(x.get("item", "")), str(x.get("cause", ""))) for x in summary.get("left_out", [])][:500],
         other=other_figures(summary),
         provenance=provenance(record, summary),
-        n_in=format_value(summary.get("n_in")),
-        n_out=format_value(summary.get("n_out")),
+        n_in=format_value(summary.get("n_in") if stage not in ONE_MAP else None),
+        n_out=format_value(summary.get("n_out") if stage not in ONE_MAP else None),
         time=" ".join(duration(float(seconds))) if seconds is not None else "–",
         hero=hero_picture(hero) if hero else None,
     )
@@ -121,10 +124,9 @@ def headline(stage: str, summary: Mapping[str, Any], title: str) -> str:
     """One line that says the most important thing."""
     resolution = summary.get("resolution")
     if resolution is not None and stage in MAP_STAGES:
-        interval = summary.get("resolution_interval")
-        if interval and summary.get("verdict") != "not found":
-            return f"{float(resolution):.2f} Å, between {float(interval[0]):.2f} and {float(interval[1]):.2f}"
-        return f"{float(resolution):.2f} Å" if summary.get("verdict") != "not found" else "Half maps do not agree"
+        return (
+            f"{float(resolution):.2f} Å resolution" if summary.get("verdict") != "not found" else "The halves disagree"
+        )
     n_in, n_out = summary.get("n_in"), summary.get("n_out")
     if n_in is not None and n_out is not None:
         if n_in == n_out:

@@ -25,12 +25,10 @@ STAGE_WORDS = {
 
 KEY_FIGURES: dict[str, tuple[str, str]] = {
     "resolution": ("Resolution", "Å"),
-    "resolution_interval": ("95 % interval", "Å"),
     "symmetry": ("Symmetry", ""),
     "n_particles": ("Particles", ""),
     "n_micrographs": ("Micrographs", ""),
     "bfactor": ("B-factor", "Å²"),
-    "bfactor_interval": ("B-factor, 95 % interval", "Å²"),
     "pixel_size": ("Pixel", "Å"),
     "box": ("Box", "px"),
     "diameter": ("Diameter", "Å"),
@@ -40,14 +38,12 @@ KEY_FIGURES: dict[str, tuple[str, str]] = {
     "ctf_resolution_median": ("Rings to, median", "Å"),
     "motion_median": ("Motion, median", "Å"),
     "orientation_efficiency": ("Orientation efficiency", ""),
-    "mask_volume_A3": ("Mask volume", "Å³"),
     "molecular_mass_estimate_kda": ("Mass, estimate", "kDa"),
-    "resolution_masked_uncorrected": ("Resolution, mask not corrected", "Å"),
-    "resolution_unmasked": ("Resolution without mask", "Å"),
-    "resolution_half": ("FSC 0.5 at", "Å"),
     "truth_resolution": ("Resolution against the truth", "Å"),
     "oracle_resolution": ("Best possible (true poses)", "Å"),
 }
+
+_INTERVALS = {"resolution": "resolution_interval", "bfactor": "bfactor_interval"}
 
 _HIDDEN = {"verdict", "reasons", "warnings", "left_out", "stage", "n_in", "n_out", "seconds", "cpu_seconds", "device"}
 
@@ -59,23 +55,21 @@ def stage_title(stage: str) -> tuple[str, str]:
     return STAGE_WORDS.get(stage, (stage.capitalize(), ""))
 
 
-def key_figures(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Label, value and unit of the figures that matter, in order."""
+def key_figures(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Label, value, unit and a small note (the 95 % interval) of the figures that matter, in order."""
     cards = []
     for key, (label, unit) in KEY_FIGURES.items():
         value = summary.get(key)
         if value is None or isinstance(value, Mapping):
             continue
-        if key.endswith("_interval") and isinstance(value, Sequence) and len(value) == 2:
-            text = f"{format_value(value[0])} – {format_value(value[1])}"
-        else:
-            text = format_value(value)
-        cards.append((label, text, unit))
+        interval = summary.get(_INTERVALS.get(key, ""))
+        note = f"95 %: {format_value(interval[0])} to {format_value(interval[1])}" if interval else ""
+        cards.append((label, format_value(value), unit, note))
     n_in, n_out = summary.get("n_in"), summary.get("n_out")
     if n_in is not None and n_out is not None and n_in > 2:
-        cards.append(("Kept", f"{format_value(n_out)} of {format_value(n_in)}", ""))
+        cards.append(("Kept", format_value(n_out), "", f"of {format_value(n_in)}"))
     if summary.get("seconds") is not None:
-        cards.append(("Time", *duration(float(summary["seconds"]))))
+        cards.append(("Time", *duration(float(summary["seconds"])), ""))
     return cards
 
 

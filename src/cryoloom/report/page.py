@@ -15,7 +15,7 @@ from PIL import Image
 
 from cryoloom.contract import Figure
 from cryoloom.report.draw import draw_figure
-from cryoloom.report.pictures import central_slices, gray_limits, surface_pictures
+from cryoloom.report.pictures import central_slices, gray_limits, surface_pictures, surface_volume
 from cryoloom.report.plots import format_value
 from cryoloom.report.style import report_style
 
@@ -59,8 +59,10 @@ def _body(figure: Figure) -> str:
         return table_html(figure.data["columns"])
     if figure.kind == "volume":
         return volume_html(figure)
-    if figure.kind in ("image", "gallery"):
-        return _raster(draw_figure(figure), figure.title, dpi=120 if figure.kind == "image" else 110, lossy=True)
+    if figure.kind == "gallery":
+        return gallery_html(figure)
+    if figure.kind == "image":
+        return _raster(draw_figure(figure), figure.title, dpi=120, lossy=True)
     return _vector(draw_figure(figure), figure)
 
 
@@ -71,7 +73,7 @@ def volume_html(figure: Figure, *, size: int = 440) -> str:
     tiles = [
         f'<figure><img alt="{html.escape(name)} of the map" src="{picture_uri(picture)}">'
         f"<figcaption>{html.escape(name)}</figcaption></figure>"
-        for name, picture in surface_pictures(volume, figure.data.get("level"), size=size)
+        for name, picture in surface_pictures(surface_volume(figure), figure.data.get("level"), size=size)
     ]
     for name, image in central_slices(volume):
         low, high = gray_limits(image)
@@ -84,10 +86,27 @@ def volume_html(figure: Figure, *, size: int = 440) -> str:
     return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
+def gallery_html(figure: Figure, *, most: int = 300) -> str:
+    """Small images as tiles that flow with the page, each with its own grey scale."""
+    images = np.asarray(figure.data["images"], dtype=np.float32)
+    labels = figure.data.get("labels")
+    n = min(len(images), most)
+    columns = int(figure.data.get("columns") or (10 if n > 40 else 8 if n > 12 else 6))
+    tiles = []
+    for i in range(n):
+        low, high = gray_limits(images[i])
+        gray = (np.clip((images[i] - low) / (high - low), 0, 1) * 255).astype(np.uint8)[::-1]
+        label = html.escape(str(labels[i])) if labels is not None else ""
+        caption = f"<figcaption>{label}</figcaption>" if label else ""
+        tiles.append(f'<figure><img alt="{label or i + 1}" src="{picture_uri(gray, lossy=True)}">{caption}</figure>')
+    left = f'<p class="caption">The first {n} of {len(images)}.</p>' if n < len(images) else ""
+    width = max(64, min(250, 1080 // columns - 6))
+    return f'<div class="gallery" style="--tile: {width}px">{"".join(tiles)}</div>{left}'
+
+
 def hero_picture(figure: Figure, *, size: int = 560) -> str:
     """Data URI of one fine view of a map."""
-    volume = np.asarray(figure.data["volume"], dtype=np.float32)
-    return picture_uri(surface_pictures(volume, figure.data.get("level"), size=size)[0][1])
+    return picture_uri(surface_pictures(surface_volume(figure), figure.data.get("level"), size=size)[0][1])
 
 
 def table_html(columns: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from cryoloom.report.surface import (
     smooth_for_surface,
     suggest_level,
     view_rotations,
+    without_dust,
 )
 
 
@@ -89,7 +90,7 @@ def draw_volume(figure: Figure) -> MplFigure:
     volume = np.asarray(figure.data["volume"], dtype=np.float32)
     pixel_size = float(figure.data.get("pixel_size") or 1.0)
     drawn = new_figure(9.6, 6.6)
-    surfaces = surface_pictures(volume, figure.data.get("level"), size=360)
+    surfaces = surface_pictures(surface_volume(figure), figure.data.get("level"), size=360)
     for i, (name, picture) in enumerate(surfaces[:3]):
         axes = drawn.add_subplot(2, 3, i + 1)
         axes.imshow(picture, interpolation="lanczos")
@@ -115,8 +116,14 @@ def surface_pictures(volume: np.ndarray, level: float | None = None, size: int =
     fine = smooth_for_surface(volume)
     if not (fine > level).any():
         level = float(np.quantile(fine, 0.98))
+    fine = without_dust(fine, float(level))
     views = [("surface", oblique_rotation()), *view_rotations()[1:]]
     return [(name, render_surface(fine, float(level), rotation, size=size)) for name, rotation in views]
+
+
+def surface_volume(figure: Figure) -> np.ndarray:
+    """The map of a `volume` figure from which its surface is drawn: `surface` where the stage gave one."""
+    return np.asarray(figure.data.get("surface", figure.data["volume"]), dtype=np.float32)
 
 
 def central_slices(volume: np.ndarray) -> list[tuple[str, np.ndarray]]:

@@ -80,7 +80,8 @@ def draw_curves(figure: Figure) -> MplFigure:
     if figure.y_label.strip().upper().startswith(("FSC", "FRC")):
         axes.set_ylim(-0.08, 1.03)
     if len(curves) > 1:
-        axes.legend(loc="best", handlelength=1.4, labelspacing=0.3)
+        columns = 2 if sum(len(str(label)) for label in curves) > 44 else 4
+        drawn.legend(loc="outside upper left", ncols=columns, handlelength=1.4, columnspacing=1.2, borderpad=0.1)
     axes.margins(x=0.01)
     return drawn
 

@@ -12,8 +12,8 @@ import torch
 
 from cryoloom.fourier import fourier_crop
 
-BASE_COLOUR = (0.50, 0.67, 0.83)
-DEEP_COLOUR = (0.16, 0.31, 0.52)
+RADIAL_COLOURS = ((0.17, 0.24, 0.47), (0.27, 0.50, 0.70), (0.66, 0.80, 0.84), (0.93, 0.87, 0.74))
+"""From the centre of the particle to its rim."""
 
 
 def view_rotations() -> list[tuple[str, np.ndarray]]:
@@ -98,8 +98,10 @@ def render_surface(
         facing = normal[seen]
         if colour is None:
             radius = np.linalg.norm(points - centre, axis=1) / reach
-            mix = np.clip((radius - 0.15) / 0.7, 0, 1)[:, None]
-            albedo = (1 - mix) * np.array(DEEP_COLOUR) + mix * np.array(BASE_COLOUR)
+            inner, outer = np.quantile(radius, [0.02, 0.98])
+            place = np.clip((radius - inner) / max(outer - inner, 0.15), 0, 1)
+            stops = np.linspace(0, 1, len(RADIAL_COLOURS))
+            albedo = np.stack([np.interp(place, stops, [c[i] for c in RADIAL_COLOURS]) for i in range(3)], axis=1)
         else:
             index = tuple(np.clip(np.rint(points).astype(int).T, 0, n - 1))
             albedo = colour[index]
@@ -112,6 +114,17 @@ def render_surface(
     alpha = picture[..., 3:]
     rgb = np.where(alpha > 0, picture[..., :3] / np.maximum(alpha, 1e-6), 1.0)
     return (np.clip(np.concatenate([rgb, alpha], axis=-1), 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def without_dust(volume: np.ndarray, level: float, smallest: float = 0.02) -> np.ndarray:
+    """Lower connected pieces above the level that are smaller than this part of the largest to just below it."""
+    labels, n = scipy.ndimage.label(volume > level)
+    if n <= 1:
+        return volume
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    dust = (sizes < smallest * sizes.max())[labels] & (labels > 0)
+    return np.where(dust, np.float32(level) - 1e-3 * abs(level), volume).astype(np.float32)
 
 
 def smooth_for_surface(volume: np.ndarray, smallest: int = 96) -> np.ndarray:
