@@ -8,8 +8,8 @@ from cryoloom.contract import InputError
 from cryoloom.data import MovieSet, Optics
 from cryoloom.io.gain import ORIENTATIONS, orient, read_defects, read_gain
 from cryoloom.io.images import image_shape, read_images, read_micrograph
-from cryoloom.io.mrc import write_mrc
 from cryoloom.io.movies import open_movie, open_movie_of
+from cryoloom.io.mrc import write_mrc
 from cryoloom.io.tiff import read_tiff, write_tiff
 
 
@@ -31,7 +31,7 @@ def test_tiff_movies_of_any_kind_are_read(tmp_path, compression, dtype):
 
 
 def test_the_same_movie_as_mrc_and_as_tiff_has_the_same_rows(tmp_path):
-    """A TIFF is flipped along the slow axis on reading, whatever its orientation tag says (interfaces.md, section 4)."""
+    """A TIFF is flipped along the slow axis on reading, whatever its orientation tag says."""
     truth = counts(dtype=np.int16)
     write_mrc(tmp_path / "a.mrcs", truth, 1.0)
     tifffile.imwrite(tmp_path / "a.tif", truth[:, ::-1], photometric="minisblack", metadata=None)

@@ -1,7 +1,5 @@
 """Sets to RELION tables and back: conventions pinned by hand, nothing lost on the way."""
 
-import os
-
 import numpy as np
 import pytest
 import starfile
@@ -31,7 +29,8 @@ OPTICS = (
     Optics(
         name="two", pixel_size=1.0612345, box=64, beam_tilt_mrad=(0.12, -0.34), odd_zernike=(0.0, 0.1, -0.2),
         even_zernike=(1.5, 2.5), magnification=((1.01, 0.002), (-0.003, 0.99)), original_pixel_size=0.53,
-        mtf_path="mtf.star", hand=-1, ctf_premultiplied=True, phase_flipped=True, extra={"rlnUnknown": 7, "rlnText": "x y"},
+        mtf_path="mtf.star", hand=-1, ctf_premultiplied=True, phase_flipped=True,
+        extra={"rlnUnknown": 7, "rlnText": "x y"},
     ),
 )  # fmt: skip
 
@@ -272,7 +271,7 @@ def test_paths_are_found_from_the_project_the_folder_and_above(tmp_path, monkeyp
     write_particles(particles, project / "out.star", root=project)
     assert "000001@stacks/a.mrcs" in (project / "out.star").read_text()
     moved = tmp_path / "moved"
-    os.rename(project, moved)
+    project.rename(moved)
     assert set(read_particles(moved / "out.star", root=moved).image_path) == {str(moved / "stacks" / "a.mrcs")}
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import starfile
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cryoloom.contract import InputError
@@ -26,6 +26,13 @@ _rlnClassNumber #3
 000001@a.mrcs   12345.678900   1
 000002@a.mrcs   -0.5           2
 """
+
+
+@pytest.fixture(params=["small tables", "large tables"], autouse=True)
+def both_ways_through_the_rows(request, monkeypatch):
+    """Large tables take a compiled pass; every test runs through it too."""
+    if request.param == "large tables":
+        monkeypatch.setattr("cryoloom.io.star._LARGE", -1)
 
 
 def read_text(tmp_path, text):
@@ -172,7 +179,7 @@ NAMES = st.text(st.characters(blacklist_categories=("Cs", "Cc", "Zl", "Zp")), ma
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.integers(1, 6).flatmap(
         lambda n: st.tuples(

@@ -21,6 +21,7 @@ from cryoloom.io.atomic import write_whole
 
 _TOKEN = re.compile(r"""'((?:[^']|'(?=\S))*)'(?=\s|$)|"((?:[^"]|"(?=\S))*)"(?=\s|$)|(\#.*)|(\S+)""")
 _SPECIAL = re.compile(rb"""["'#;]""")
+_LARGE = 4_000_000
 _MISSING = ("<NA>", "NA", "None", "null", "?", ".")
 
 
@@ -244,6 +245,14 @@ class _Parser:
         if not labels:
             raise InputError(f"{where}: a loop without columns; the file is damaged.")
         first = self.at
+        if len(self.data) - first > _LARGE:
+            from cryoloom.io.star_scan import fold_rows
+
+            folded, self.at, n_rows, special = fold_rows(self.data, first)
+            frame = None if special else _read_folded(folded, labels, n_rows)
+            if frame is None:
+                frame = self._slow_rows(self.data[first : self.at], labels, where, first)
+            return StarTable(frame, where)
         rows = self.data[first : self._end_of_rows()]
         return StarTable(self._rows(rows, labels, where, first), where)
 
@@ -272,15 +281,8 @@ class _Parser:
         ):
             return self._slow_rows(rows, labels, where, first)
         folded = _fold_blanks(rows)
-        try:
-            frame = pl.read_csv(
-                io.BytesIO(folded), separator=" ", has_header=False, schema=schema, quote_char=None, infer_schema=False
-            )
-        except (pl.exceptions.PolarsError, ValueError):
-            return self._slow_rows(rows, labels, where, first)
-        if frame.height != folded.count(b"\n") + (not folded.endswith(b"\n")) or frame[labels[-1]].null_count():
-            return self._slow_rows(rows, labels, where, first)
-        return frame
+        frame = _read_folded(folded, labels, folded.count(b"\n") + (not folded.endswith(b"\n")))
+        return self._slow_rows(rows, labels, where, first) if frame is None else frame
 
     def _slow_rows(self, rows: bytes, labels: list[str], where: str, first: int) -> pl.DataFrame:
         columns: list[list[str]] = [[] for _ in labels]
@@ -435,6 +437,20 @@ def _tokens(line: str) -> list[str]:
             break
         words.append(next(group for group in match.groups() if group is not None))
     return words
+
+
+def _read_folded(rows: bytes | memoryview, labels: list[str], n_rows: int) -> pl.DataFrame | None:
+    """Rows whose words are parted by one blank, or None if a row has too few or too many words."""
+    schema = {label: pl.String for label in labels}
+    if n_rows == 0:
+        return pl.DataFrame(schema=schema)
+    try:
+        frame = pl.read_csv(
+            io.BytesIO(rows), separator=" ", has_header=False, schema=schema, quote_char=None, infer_schema=False
+        )
+    except (pl.exceptions.PolarsError, ValueError):
+        return None
+    return None if frame.height != n_rows or frame[labels[-1]].null_count() else frame
 
 
 def _fold_blanks(rows: bytes) -> bytes:
