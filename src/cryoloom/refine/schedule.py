@@ -195,7 +195,8 @@ def iterate(
     else:
         candidates = state.modes if state.modes is not None else poses.candidates(rows)
         candidates = fit(candidates, radius, 5)
-    if state.last and not state.rescued and not plan.local:
+    net = not do_global and not plan.local and state.n_global > 0 and (state.last or not state.rescued)
+    if net:
         candidates, rescued = _safety_net(source, references, poses, candidates, fit, plan, executor, noise, radius)
         notes["rescued"] = float(rescued)
     candidates = _survivors(candidates, 6 if plan.soft else 1, 1e-3, plan.symmetry)
@@ -248,6 +249,7 @@ def iterate(
         noise=noise,
         volumes=volumes,
         finished=last,
+        rescued=state.rescued or net,
         last=not last
         and ((settled and not do_global) or state.iteration + 2 >= plan.max_iterations),
         history=[*state.history, notes],
