@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from cryoloom.data import VolumeMap
+from cryoloom.fourier.exact import exact_spectrum, sample_spectrum
+from cryoloom.fourier.transform import dft_to_image, frequency_grid
 from cryoloom.maps import fourier_shell_correlation, resolution_at, soft_mask_from_map
-from cryoloom.scoring.superpose import Placement, place_map, superpose
+from cryoloom.maps.superpose import Superposition, superpose
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class MapScore:
         True if the map is the mirror image.
     hand_margin
         Correlation with this hand minus that with the other one (0 if one hand was tried).
-    placement
-        How the map lies on the truth.
+    superposition
+        How the map was laid on the truth, or None if it was compared as it is.
     aligned
         The map on the grid of the truth.
     """
@@ -39,7 +41,7 @@ class MapScore:
     auc: float
     mirrored: bool
     hand_margin: float
-    placement: Placement | None
+    superposition: Superposition | None
     aligned: VolumeMap
 
     def summary(self) -> dict[str, float | bool]:
@@ -98,16 +100,18 @@ def score_map(
         The map lies on the truth already; it is compared as it is.
     """
     chosen = truth_mask(truth) if mask is None else torch.as_tensor(mask, dtype=torch.float32)
-    placement, margin, aligned = None, 0.0, volume
+    found, margin, aligned = None, 0.0, resample_like(volume, truth)
     if not superposed:
-        size = _extent(chosen, truth.pixel_size)
-        found = [superpose(volume, truth, hands=False, size=size)]
-        if hands:
-            found.append(_mirrored(volume, truth, size))
-        found.sort(key=lambda p: -p.correlation)
-        placement = found[0]
-        margin = placement.correlation - found[1].correlation if hands else 0.0
-        aligned = place_map(volume, placement, truth)
+        moving = torch.from_numpy(aligned.data)
+        found = superpose(
+            torch.from_numpy(np.ascontiguousarray(truth.data, np.float32)),
+            moving,
+            truth.pixel_size,
+            resolution=max(4.0, 2.5 * max(volume.pixel_size, truth.pixel_size)),
+            either_hand=hands,
+        )
+        margin = found.correlation - found.correlation_other_hand if hands else 0.0
+        aligned = VolumeMap(found.apply(moving).numpy(), truth.pixel_size)
     fsc = fsc_to_truth(aligned, truth, chosen)
     box = truth.data.shape[0]
     weights = np.arange(len(fsc)) ** 2.0
@@ -116,22 +120,20 @@ def score_map(
         fsc=fsc.numpy(),
         resolution=resolution_at(fsc, 0.5, box, truth.pixel_size),
         auc=float((fsc.numpy() * weights).sum() / weights.sum()),
-        mirrored=placement is not None and placement.mirrored,
+        mirrored=found is not None and found.mirrored,
         hand_margin=margin,
-        placement=placement,
+        superposition=found,
         aligned=aligned,
     )
 
 
-def _mirrored(volume: VolumeMap, truth: VolumeMap, size: float) -> Placement:
-    from dataclasses import replace
-
-    from cryoloom.scoring.superpose import mirror_map
-
-    return replace(superpose(mirror_map(volume), truth, hands=False, size=size), mirrored=True)
-
-
-def _extent(mask: Tensor, pixel_size: float) -> float:
-    """Largest extent of a mask along the axes, Å."""
-    inside = np.argwhere(mask.numpy() > 0.5)
-    return float((np.ptp(inside, axis=0).max() + 1) * pixel_size) if len(inside) else 100.0
+def resample_like(volume: VolumeMap, like: VolumeMap) -> VolumeMap:
+    """A map on the grid of another one, centre on centre; exact up to the coarser Nyquist frequency."""
+    n, pixel_size = like.data.shape[0], like.pixel_size
+    if volume.data.shape == like.data.shape and abs(volume.pixel_size / pixel_size - 1) < 1e-4:
+        return VolumeMap(np.ascontiguousarray(volume.data, np.float32), pixel_size)
+    spectrum = exact_spectrum(torch.from_numpy(np.ascontiguousarray(volume.data, np.float32)))
+    k = frequency_grid((n, n, n), pixel_size, dtype=torch.float64).flip(-1)  # xyz, 1/Å
+    values = sample_spectrum(spectrum, k * (volume.data.shape[0] * volume.pixel_size))
+    scale = (volume.pixel_size / pixel_size) ** 3
+    return VolumeMap(dft_to_image(values * scale, (n, n, n)).numpy(), pixel_size)

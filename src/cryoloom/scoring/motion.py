@@ -1,8 +1,11 @@
 """Trajectories against the truth, up to the place that each is counted from."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.polynomial import legendre
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,25 @@ def score_motion(estimated: np.ndarray, truth: np.ndarray) -> MotionScore:
         rms_axis=float(np.sqrt(0.5 * square.mean())),
         global_only_rms=float(np.sqrt((local**2).sum(-1).mean())),
     )
+
+
+def true_tracks(record: Mapping[str, Any], position_px: np.ndarray) -> np.ndarray:
+    """Displacement in Å of what sits at positions `(n, 2)` yx in the first frame, `(n, t, 2)`.
+
+    Parameters
+    ----------
+    record
+        What `simulate movies` writes to `truth/<stem>.json`: `motion_modes` are coefficients of products of Legendre
+        polynomials in y and x by rising total degree, y and x from -1 to 1 over the frame.
+    """
+    modes = np.asarray(record["motion_modes"])
+    degree = int(round((np.sqrt(8 * len(modes) + 1) - 3) / 2))
+    h, w = record["recipe"]["shape"]
+    in_y = legendre.legvander(2 * (position_px[:, 0] + 0.5) / h - 1, degree)
+    in_x = legendre.legvander(2 * (position_px[:, 1] + 0.5) / w - 1, degree)
+    orders = [(total - b, b) for total in range(degree + 1) for b in range(total + 1)]
+    values = np.stack([in_y[:, a] * in_x[:, b] for a, b in orders], axis=1)
+    return np.einsum("nm,mtc->ntc", values, modes)
 
 
 def _centred(track: np.ndarray) -> np.ndarray:
