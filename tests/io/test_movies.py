@@ -93,6 +93,21 @@ def test_truncated_tiffs_are_refused(tmp_path, keep):
         read_tiff(tmp_path / "a.tif")
 
 
+@pytest.mark.parametrize("bigtiff", [False, True])
+def test_a_movie_cut_between_two_frames_does_not_pass_as_a_shorter_one(tmp_path, bigtiff):
+    with tifffile.TiffWriter(tmp_path / "a.tif", bigtiff=bigtiff) as tiff:
+        for frame in counts(6):
+            tiff.write(frame, metadata=None, contiguous=False)
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        starts = [page.offset for page in tiff.pages]
+        ends = [page.dataoffsets[0] + page.databytecounts[0] for page in tiff.pages]
+    data = (tmp_path / "a.tif").read_bytes()
+    for cut in (*starts[1:], *ends[:-1]):
+        (tmp_path / "b.tif").write_bytes(data[:cut])
+        with pytest.raises(InputError, match="cut short|directories"):
+            open_movie(tmp_path / "b.tif")
+
+
 def test_damaged_compressed_pixels_are_refused_with_the_frame(tmp_path):
     write_tiff(tmp_path / "a.tif", counts(3, 64, 64), compression="deflate")
     with tifffile.TiffFile(tmp_path / "a.tif") as tiff:

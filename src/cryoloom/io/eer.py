@@ -19,7 +19,7 @@ import numpy as np
 import tifffile
 
 from cryoloom.contract import InputError
-from cryoloom.io.tiff import TIFF_FAULTS, check_tiff_start, short_text
+from cryoloom.io.tiff import TIFF_FAULTS, check_tiff_start, count_directories, short_text
 
 COMPRESSIONS = {65000: (8, 2, 2), 65001: (7, 2, 2), 65002: None}
 
@@ -202,6 +202,9 @@ def _render(words, n_bytes, run_bits, x_bits, y_bits, width, n_pixels, upsamplin
 
 def _read_header(tiff: tifffile.TiffFile, path: Path) -> tuple[EerHeader, list[tuple[int, int]]]:
     size = path.stat().st_size
+    n_directories = count_directories(path)
+    if len(tiff.pages) != n_directories:
+        raise InputError(f"{path}: {n_directories} raw frames, only {len(tiff.pages)} are readable; copy it again.")
     strips: list[tuple[int, int]] = []
     shape: tuple[int, int] | None = None
     bits: tuple[int, int, int] | None = None

@@ -5,6 +5,7 @@ images along the slow axis, whatever the orientation tag says, and so do we: row
 the TIFF, and the same movie saved as MRC and as TIFF gives the same array. `write_tiff` flips back.
 """
 
+import logging
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ import tifffile
 
 from cryoloom.contract import InputError
 from cryoloom.io.atomic import write_whole
+
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # faults are raised here, in one sentence
 
 _MOST_PIXELS = 1 << 33
 _EER_COMPRESSIONS = (65000, 65001, 65002)
@@ -124,7 +127,9 @@ class TiffImages:
         size = self.path.stat().st_size
         pages = self._tiff.pages
         first: Any = pages[0]
-        n = len(pages)
+        n = count_directories(self.path)
+        if len(pages) != n:
+            raise InputError(f"{self.path}: {n} directories, only {len(pages)} are readable; copy the file again.")
         if n == 0 or len(first.shape) != 2:
             raise InputError(f"{self.path}: pages of shape {first.shape}, grey images (rows, columns) were expected.")
         if int(first.compression) in _EER_COMPRESSIONS:
@@ -138,7 +143,13 @@ class TiffImages:
             page: Any = pages[i]
             if i and page.shape != first.shape:
                 raise InputError(
-                    f"{self.path}, frame {i + 1}: {page.shape}, the first one has {first.shape}; the file is damaged."
+                    f"{self.path}, frame {i + 1}: shape {str(page.shape)[:40]}, the first one has {first.shape}; the "
+                    "file is damaged."
+                )
+            if len(page.dataoffsets) != int(np.prod(page.chunked)) or len(page.databytecounts) != len(page.dataoffsets):
+                raise InputError(
+                    f"{self.path}, frame {i + 1}: {len(page.dataoffsets)} strips, {str(page.chunked)[:40]} were "
+                    "expected; the file is damaged."
                 )
             end = max((o + c for o, c in zip(page.dataoffsets, page.databytecounts, strict=False)), default=0)
             if end > size or not page.dataoffsets:
@@ -184,6 +195,45 @@ def write_tiff(path: Path | str, array: np.ndarray, *, compression: str | None =
                 np.ascontiguousarray(image[::-1]), compression=compression, contiguous=False, metadata=None,
                 photometric="minisblack", predictor=False,
             )  # fmt: skip
+
+
+def count_directories(path: Path) -> int:
+    """Number of directories (frames) in a TIFF, followed from one to the next.
+
+    Raises
+    ------
+    InputError
+        If the chain leaves the file or runs in a circle: a file that is cut short must not pass as a shorter movie.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(16)
+        order = "<" if start[:2] == b"II" else ">"
+        big = struct.unpack(order + "H", start[2:4])[0] == 43
+        count_kind, entry_bytes, link_kind = ("Q", 20, "Q") if big else ("H", 12, "I")
+        link_at, link_bytes = (8, 8) if big else (4, 4)
+        count_bytes = struct.calcsize(count_kind)
+        seen: set[int] = set()
+        while True:
+            file.seek(link_at)
+            raw = file.read(link_bytes)
+            if len(raw) < link_bytes:
+                raise InputError(f"{path}: the file ends behind frame {len(seen)}; it is cut short. Copy it again.")
+            offset = struct.unpack(order + link_kind, raw)[0]
+            if offset == 0:
+                return len(seen)
+            if offset in seen or offset + count_bytes > size:
+                what = "runs in a circle" if offset in seen else f"points beyond the end ({offset} of {size} bytes)"
+                raise InputError(
+                    f"{path}: the list of frames {what} after frame {len(seen)}; the file is cut short or damaged. "
+                    "Copy it again."
+                )
+            seen.add(offset)
+            file.seek(offset)
+            n_entries = struct.unpack(order + count_kind, file.read(count_bytes))[0]
+            link_at = offset + count_bytes + entry_bytes * n_entries
+            if link_at + link_bytes > size:
+                raise InputError(f"{path}: the directory of frame {len(seen)} is cut short. Copy the file again.")
 
 
 def check_tiff_start(path: Path) -> None:
