@@ -1,0 +1,80 @@
+"""The two halves of a refinement never meet: a watermark in one is looked for in the other."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from cryoloom.compute.executor import ThreadExecutor
+from cryoloom.em import ImageSource, solve
+from cryoloom.fourier import dft_to_image, frequency_grid, shift_dft
+from cryoloom.fourier.slices import extract_slices, prepare_volume
+from cryoloom.io.particles import ParticleImages
+from cryoloom.maps.filter import lowpass
+from cryoloom.maps.mask import spherical_mask
+from cryoloom.optics import ctf
+from cryoloom.refine.schedule import Plan, begin, iterate
+from cryoloom.refine.start import place_reference
+
+
+class Marked:
+    """Images of half 1 carry the projections of a watermark, at their true poses."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        self.images = images
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        return self.images[rows]
+
+
+def _watermark_images(data, watermark, half):
+    truth = data.truth
+    box, pixel_size = watermark.shape[0], data.volume.pixel_size
+    grid = frequency_grid((box, box), pixel_size)
+    optics = truth.optics[0]
+    value = ctf(
+        grid[..., 0], grid[..., 1], defocus_u=torch.from_numpy(truth.defocus_u),
+        defocus_v=torch.from_numpy(truth.defocus_v), defocus_angle=torch.from_numpy(truth.defocus_angle),
+        voltage_kv=optics.voltage_kv, cs_mm=optics.cs_mm, amplitude_contrast=optics.amplitude_contrast,
+    )  # fmt: skip
+    dft = extract_slices(prepare_volume(watermark), torch.from_numpy(truth.rotation), (box, box)) * value
+    shift_px = torch.from_numpy(truth.shift / pixel_size).to(torch.float32)
+    images = dft_to_image(shift_dft(dft, shift_px, (box, box)), (box, box)).numpy()
+    images[half != 1] = 0
+    return images
+
+
+@pytest.mark.capability("VAL-7")
+def test_a_watermark_in_one_half_never_shows_in_the_other(small_set, half_column, measure):
+    data = small_set(symmetry="D2", n=160)
+    n, box, pixel_size = len(data.particles), data.volume.data.shape[0], data.volume.pixel_size
+    half = half_column(n)
+    generator = torch.Generator().manual_seed(5)
+    noise = lowpass(torch.randn((box,) * 3, generator=generator), pixel_size, 12.0)
+    ball = spherical_mask(box, 0.4 * data.diameter / pixel_size, 3.0)
+    # D2, as the map will be: the mark must survive the symmetry it is put through
+    noise = noise + torch.roll(noise.flip(0, 1), (1, 1), (0, 1))
+    noise = noise + torch.roll(noise.flip(1, 2), (1, 1), (1, 2))
+    watermark = noise * ball
+    images = ParticleImages(data.particles).read(np.arange(n))
+    mark = _watermark_images(data, watermark, half)
+    mark *= 0.15 * images.std() / mark[half == 1].std()
+    executor = ThreadExecutor(2)
+    torch.set_num_threads(1)
+    volumes = []
+    for stack in (images, images + mark):
+        source = ImageSource(Marked(stack), data.particles, 1.1 * data.diameter, normalise=False)
+        reference = place_reference(data.volume, source.field, box, 40.0)
+        plan = Plan(symmetry="D2", diameter=1.1 * data.diameter, max_iterations=4)
+        state = begin(source, reference, half, plan, executor)
+        while not state.finished:
+            # the schedule of both runs is one: its numbers per iteration are not what is tested
+            state, outcome = iterate(source, replace(state), plan, executor, lambda _: None)
+        volumes.append([solve(h, box) for h in outcome.halves])
+    centred = watermark - watermark[ball > 0.5].mean() * ball
+    seen = [float(((b - a) * centred).sum()) for a, b in zip(*volumes, strict=True)]
+    leak = abs(seen[1] / seen[0])
+    assert seen[0] > 0
+    measure(leak, threshold="< 1e-3", note="watermark's amplitude in the other half over that in its own")
+    assert leak < 1e-3
