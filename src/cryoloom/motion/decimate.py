@@ -35,8 +35,8 @@ def decimate_frame(frames: Frames, t: int, factor: int) -> np.ndarray:
 
 @functools.cache
 def decimation_taps(factor: int) -> np.ndarray:
-    """Low-pass filter, symmetric about the middle of its `TAPS_PER_FACTOR * factor` taps, sum 1, float32."""
-    n = TAPS_PER_FACTOR * factor
+    """Low-pass filter, symmetric, about `TAPS_PER_FACTOR * factor` taps with sum 1, float32."""
+    n = TAPS_PER_FACTOR * factor + factor % 2  # so that the middle of the filter meets the middle of the pixels
     x = (np.arange(n) - (n - 1) / 2) / factor
     taps = 0.92 * np.sinc(0.92 * x) * np.cos(np.pi * x / (TAPS_PER_FACTOR + 0.5)) ** 1.5
     return (taps / taps.sum()).astype(np.float32)

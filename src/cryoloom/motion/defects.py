@@ -12,6 +12,7 @@ from scipy.ndimage import median_filter, uniform_filter
 from cryoloom.motion.frames import Frames
 
 _SIGMA = 7.0
+_AROUND = 15
 _SEGMENT = 512  # rows (columns) that are looked at together for a bad piece of a column (row)
 
 
@@ -21,20 +22,34 @@ def find_defects(frames: Frames) -> np.ndarray:
     known = (frames.gain == 0) | ~np.isfinite(total)
     middle = float(np.median(total[~known][:: max(1, total.size // 1_000_000)]))
     stable = _stabilised(np.where(known, middle, total))
-    # a hot pixel must not lift its surroundings
-    median, sigma = _robust_scale(stable)
-    clipped = np.clip(stable, median - 5 * sigma, median + 5 * sigma)
-    local = uniform_filter(clipped, 15, mode="reflect")
-    residual = stable - local
-    _, sigma = _robust_scale(residual)
-    bad = known | (np.abs(residual) > _SIGMA * sigma)
     if frames.raw.dtype.kind in "ui" and middle > np.log(10 * total.size):
-        bad |= total == 0  # no counts at all, where chance leaves a tenth of a pixel so
-    for axis in (0, 1):
-        bad |= _bad_lines(np.clip(residual / sigma, -5, 5), axis)
+        known |= total == 0  # no counts at all, where chance leaves a tenth of a pixel so
+    bad = known
+    for _ in range(2):  # a bad row lowers the surroundings of its neighbours: look again without it
+        pixels, lines = _outliers(stable, bad)
+        bad = known | pixels | lines
+        if not lines.any():
+            break
     if bad.mean() > 0.2:  # then this is no list of defects: only what is certain is repaired
         return known
     return bad
+
+
+def _outliers(stable: np.ndarray, bad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels, and pieces of rows and columns, that differ from their surroundings without those that are `bad`."""
+    median, sigma = _robust_scale(stable)
+    # a hot pixel must not lift its surroundings
+    clipped = np.clip(np.where(bad, median, stable), median - 5 * sigma, median + 5 * sigma)
+    local = uniform_filter(clipped, _AROUND, mode="reflect")
+    if bad.any():
+        share = uniform_filter((~bad).astype(np.float32), _AROUND, mode="reflect")
+        local = median + (local - median) / np.maximum(share, 0.1)
+    residual = stable - local
+    _, sigma = _robust_scale(residual)
+    residual /= sigma
+    pixels = np.abs(residual) > _SIGMA
+    np.clip(residual, -5, 5, out=residual)
+    return pixels, _bad_lines(residual, 0) | _bad_lines(residual, 1)
 
 
 def _stabilised(total: np.ndarray) -> np.ndarray:

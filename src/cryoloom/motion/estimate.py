@@ -87,7 +87,7 @@ def estimate_motion(
     small_pixel = pixel_size * factor
     whole, trust = _align_whole_frames(small, small_pixel, dose_per_frame, max_shift)
 
-    tile_px = max(96, round(tile / small_pixel))
+    tile_px = max(96, min(round(tile / small_pixel), min(small.shape[1:]) // 3))
     k_max = min(_K_MAX * small_pixel, _BAND_PER_PX)
     spectra = cut_tiles(small, whole.field.trajectory_px, (tile_px, tile_px), _K_MIN * small_pixel, k_max)
     shape = (int(small.shape[1]), int(small.shape[2]))

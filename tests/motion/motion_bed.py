@@ -61,7 +61,7 @@ def drift_curve(n, total_px, rng, *, jitter_px=0.1):
     angle = rng.uniform(0, 2 * np.pi) + 0.8 * np.sin(2 * np.pi * t / n * rng.uniform(0.5, 1.2))
     step = speed[:, None] * np.stack([np.sin(angle), np.cos(angle)], -1)
     path = np.cumsum(step, 0)
-    path *= total_px / np.linalg.norm(path[-1] - path[0])
+    path *= total_px / max(np.linalg.norm(path[-1] - path[0]), 1e-9)
     path += rng.normal(0, jitter_px, path.shape)
     return path - path[0]
 

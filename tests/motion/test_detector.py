@@ -1,0 +1,83 @@
+"""Gain, defects, motion files."""
+
+import numpy as np
+import pytest
+
+from cryoloom.io.gain import orient
+from cryoloom.io.star import read_star
+from cryoloom.motion.defects import find_defects
+from cryoloom.motion.field import MotionField
+from cryoloom.motion.frames import make_frames
+from cryoloom.motion.gain_orientation import find_gain_orientation
+from cryoloom.motion.motion_file import evaluate_relion_polynomial, relion_polynomial, write_motion_file
+
+
+def test_planted_defects_are_found_and_nothing_else():
+    rng = np.random.default_rng(0)
+    raw = rng.poisson(1.0, (30, 300, 320)).astype(np.uint8)
+    raw[:, 50, 60] = 0
+    raw[:, 70:72, 80] = 9
+    raw[:, :, 200] += (rng.random((30, 300)) < 0.4).astype(np.uint8)
+    raw[:, 150, :] = (raw[:, 150, :] * 0.5).astype(np.uint8)
+    gain = np.ones((300, 320), np.float32)
+    gain[10:13, 10:14] = 0
+    bad = find_defects(make_frames(raw, gain))
+    planted = np.zeros_like(bad)
+    planted[50, 60] = planted[70, 80] = planted[71, 80] = True
+    planted[:, 200] = planted[150] = True
+    planted[10:13, 10:14] = True
+    assert bad[planted].all()
+    assert bad[~planted].sum() <= 2
+
+
+def test_repaired_pixels_take_values_of_good_neighbours():
+    rng = np.random.default_rng(1)
+    raw = rng.poisson(3.0, (40, 64, 64)).astype(np.uint16)
+    raw[:, 20:24, 30:33] = 5000
+    mask = np.zeros((64, 64), bool)
+    mask[20:24, 30:33] = True
+    frames = make_frames(raw, bad=mask)
+    repaired = np.stack([frames.frame(t)[mask] for t in range(40)])
+    assert repaired.max() < 20
+    assert repaired.mean() == pytest.approx(3.0, abs=0.4)
+    assert repaired.var() == pytest.approx(3.0, rel=0.35)
+    np.testing.assert_array_equal(frames.frame(0)[~mask], raw[0][~mask])
+
+
+@pytest.mark.parametrize("divide", [False, True])
+def test_gain_of_a_frame_that_is_not_square_goes_one_of_four_ways(divide):
+    rng = np.random.default_rng(2)
+    gain = rng.normal(1, 0.04, (120, 200)).clip(0.5)
+    total = rng.poisson(40 * (gain if divide else 1 / gain)).astype(float)
+    choice = find_gain_orientation(total, np.rot90(gain))  # a quarter turn anticlockwise
+    assert (choice.rotation, choice.flip, choice.divide) == (1, 0, divide)
+    assert choice.is_certain
+    assert len(choice.correlations) == 4
+    np.testing.assert_array_equal(orient(np.rot90(gain), choice.rotation, choice.flip), gain)
+
+
+def test_a_gain_that_was_applied_already_is_not_certain():
+    rng = np.random.default_rng(3)
+    gain = rng.normal(1, 0.04, (150, 150))
+    assert not find_gain_orientation(rng.poisson(40, (150, 150)).astype(float), gain).is_certain
+
+
+def test_polynomial_of_relion_holds_a_field_of_its_own_kind_and_changes_its_sign(tmp_path):
+    n, shape = 20, (400, 500)
+    rng = np.random.default_rng(4)
+    coefficients = rng.normal(0, 1, (2, 6, 3)) / np.array([20.0, 400.0, 8000.0])
+    points = np.stack(np.meshgrid(np.linspace(0, 399, 9), np.linspace(0, 499, 9)), -1).reshape(-1, 2)
+    shift = evaluate_relion_polynomial(coefficients.reshape(-1), points, shape, n)
+    from cryoloom.motion.field import mode_values
+
+    modes = np.linalg.lstsq(mode_values(points, shape, 2), -shift.reshape(len(points), -1), rcond=None)[0]
+    field = MotionField(modes.reshape(6, n, 2), shape, 2, np.eye(6 * n))
+    # RELION adds the global shift, ours is the mean over the frame: both add up to minus the displacement
+    whole = evaluate_relion_polynomial(relion_polynomial(field), points, shape, n) - field.trajectory_px
+    np.testing.assert_allclose(whole, -field.at(points), atol=1e-6)
+    path = tmp_path / "m.star"
+    write_motion_file(path, field, {"rlnMicrographMovieName": "m.tif"}, hot_pixels=np.array([[3, 4]]))
+    star = read_star(path)
+    assert len(star["local_motion_model"]) == 36
+    np.testing.assert_allclose(star["global_shift"].numbers("rlnMicrographShiftX"), -modes[0].reshape(n, 2)[:, 1], atol=1e-5)
+    assert star["hot_pixels"].numbers("rlnCoordinateX")[0] == 4
