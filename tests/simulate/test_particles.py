@@ -188,7 +188,13 @@ def test_a_moving_body_is_where_the_map_of_its_coordinate_says():
 
 
 @pytest.mark.parametrize(
-    "name", ["o", "hinge", "two", *(pytest.param(n, marks=pytest.mark.slow) for n in ("c1", "null", "d2", "d7", "small", "four"))]
+    "name",
+    [
+        "o",
+        "hinge",
+        "two",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("c1", "null", "d2", "d7", "small", "four")),
+    ],
 )
 def test_every_bed_runs_as_a_phantom(name, tmp_path):
     truth = simulate_bed(name, tmp_path, phantom=True, n=8)

@@ -38,7 +38,7 @@ from cryoloom.simulate.views import sample_rotations
 
 SUFFIX = {"tiff": ".tiff", "mrc": ".mrc", "eer": ".eer"}
 _RIM = 4
-_EER_SUBFRAMES = 8
+_EER_RATE = 0.15  # electrons per pixel in a raw frame at most, so that few fall together
 
 
 @dataclass(frozen=True)
@@ -363,7 +363,7 @@ def simulate_movie(
     if recipe.format == "eer":
         write_eer(
             path,
-            _raw_frames(frames, sensitivity, hot, hot_rate, key),
+            _raw_frames(raw_frames_per_frame(recipe), frames, sensitivity, hot, hot_rate, key),
             recipe.shape,
             pixel_size=recipe.pixel_size,
             total_dose_per_pixel=recipe.dose_per_frame * recipe.n_frames * recipe.pixel_size**2,
@@ -420,14 +420,19 @@ def movie_spectrum(volume: VolumeMap, *, device: str = "cpu") -> ExactSpectrum:
     return exact_spectrum(torch.from_numpy(volume.data), device=device)
 
 
+def raw_frames_per_frame(recipe: MovieRecipe) -> int:
+    """Raw EER frames that make up one frame of the recipe."""
+    return max(4, math.ceil(recipe.dose_per_frame * recipe.pixel_size**2 / _EER_RATE))
+
+
 def _raw_frames(
-    frames: Iterator[Tensor], sensitivity: np.ndarray, hot: np.ndarray, hot_rate: float, key: int
+    n_raw: int, frames: Iterator[Tensor], sensitivity: np.ndarray, hot: np.ndarray, hot_rate: float, key: int
 ) -> Iterator[np.ndarray]:
     """Places of electrons of raw EER frames, `(n, 2)` yx on the grid four times as fine."""
     for i, expected in enumerate(frames):
-        image = expected.numpy() / _EER_SUBFRAMES
-        image[hot[:, 0], hot[:, 1]] = hot_rate / _EER_SUBFRAMES
-        for j in range(_EER_SUBFRAMES):
+        image = expected.numpy() / n_raw
+        image[hot[:, 0], hot[:, 1]] = hot_rate / n_raw
+        for j in range(n_raw):
             counts = np.empty(image.shape, np.uint16)
             count_electrons(image, sensitivity, key + 1000 * (i + 1) + j, counts)
             y, x = counts.nonzero()

@@ -17,7 +17,7 @@ from cryoloom.simulate.atoms import Atoms
 from cryoloom.simulate.beds import BEDS, bed_recipe, bed_specimen
 from cryoloom.simulate.detector import detector_mtf, gain_reference, random_sensitivity
 from cryoloom.simulate.movie_records import movie_records
-from cryoloom.simulate.movies import MovieRecipe, movie_spectrum, simulate_movie
+from cryoloom.simulate.movies import MovieRecipe, movie_spectrum, raw_frames_per_frame, simulate_movie
 from cryoloom.simulate.particles import ParticleRecipe, Specimen, observed, simulate_particles
 from cryoloom.simulate.phantom import SHAPES, phantom
 from cryoloom.simulate.potential import potential_map
@@ -216,6 +216,7 @@ def simulate_movie_files(model: Path | None, settings: SimulateMoviesSettings, r
         pixel_size=recipe.pixel_size,
         motion_median=round(float(np.median(motion)), 2),
         total_dose=recipe.n_frames * recipe.dose_per_frame,
+        eer_grouping=raw_frames_per_frame(recipe) if recipe.format == "eer" else None,
     )
     return {"movies": movies, "truth": particles, "truth_micrographs": micrographs, "truth_map": volume}
 
