@@ -238,7 +238,7 @@ def iterate(
     next_radius = int(np.clip(pair.radius + 1, _clip_radius(source, field_ / plan.initial_lowpass, low=4), reach))
     volumes = reference_volumes(halves, pair, executor, radius=next_radius)
     notes["resolution"] = field_ / max(pair.radius, 1)
-    settled = next_radius <= max(radius + 1, 1.03 * radius)
+    settled = next_radius <= max(radius + 1, 1.05 * radius)
     state = State(
         iteration=state.iteration + 1,
         n_global=n_global,

@@ -1,0 +1,82 @@
+"""Rows of the capability table that belong to refinement."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cryoloom.compute.executor import ThreadExecutor
+from cryoloom.em import ImageSource, NoiseModel, PosePriors, refine_poses, single_candidates
+from cryoloom.fourier.slices import prepare_volume
+from cryoloom.io.particles import ParticleImages
+from cryoloom.maps.filter import lowpass
+
+
+def _benchmark():
+    path = Path(__file__).resolve().parents[2] / "benchmarks" / "refine" / "against_oracle.py"
+    spec = importlib.util.spec_from_file_location("against_oracle", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+@pytest.mark.capability("REF-1")
+def test_refinement_ends_within_three_per_cent_of_the_oracle_on_the_named_beds(shared_data, tmp_path, measure):
+    benchmark = _benchmark()
+    folder = Path(os.environ.get("CRYOLOOM_BEDS", tmp_path))
+    worst, notes = -np.inf, []
+    for bed in ("c1", "d2", "d7", "o"):
+        found = benchmark.measure(benchmark.prepare(bed, folder, {}))
+        worst = max(worst, found["over_oracle_percent"])
+        notes.append(f"{bed} {found['true_resolution']:.2f}/{found['oracle']:.2f} Å, {found['cpu_seconds']:.0f} CPU s")
+    measure(round(worst, 2), unit="% above oracle", threshold="<= 3", note="; ".join(notes))
+    assert worst <= 3.0
+
+
+class _Rescaled:
+    """Every image times a factor and plus an offset of its own."""
+
+    def __init__(self, images: np.ndarray, factor: np.ndarray, offset: np.ndarray) -> None:
+        self.images, self.factor, self.offset = images, factor, offset
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        return self.images[rows] * self.factor[rows, None, None] + self.offset[rows, None, None]
+
+
+@pytest.mark.capability("REF-3")
+def test_the_grey_scale_of_each_particle_is_found_whatever_the_input_scale(small_set, measure):
+    data = small_set(symmetry="D2", n=200, scale_spread=0.25, snr=0.5)
+    n, pixel_size = len(data.particles), data.volume.pixel_size
+    images = ParticleImages(data.particles).read(np.arange(n))
+    rng = np.random.default_rng(3)
+    reference = prepare_volume(lowpass(torch.from_numpy(data.volume.data), pixel_size, 10.0))
+    start = single_candidates(np.arange(n), data.truth.rotation, data.truth.shift / pixel_size)
+    found = []
+    for factor, offset in ((np.ones(n), np.zeros(n)), (rng.uniform(0.2, 5.0, n), rng.normal(size=n) * 10)):
+        source = ImageSource(_Rescaled(images, factor, offset), data.particles, 1.1 * data.diameter)
+        power = np.full((1, source.points.radius + 1), float(source.box) ** 2)
+        # grey scale of the map in units of the normalised images
+        scored = refine_poses(
+            source, [reference], np.ones(n, np.int64), start, NoiseModel(power), ThreadExecutor(2),
+            radius=source.points.radius, n_steps=6, priors=PosePriors(scale_sd=0.0),
+        )  # fmt: skip
+        gain = 0.5 + scored.log_likelihood.sum() / scored.information[:, 5, 5].sum()
+        reference_scaled = prepare_volume(
+            lowpass(torch.from_numpy(data.volume.data), pixel_size, 10.0) * float(np.clip(gain, 1e-3, 1e6))
+        )
+        fitted = refine_poses(
+            source, [reference_scaled], np.ones(n, np.int64), start, NoiseModel(power), ThreadExecutor(2),
+            radius=source.points.radius, n_steps=8, priors=PosePriors(scale_sd=0.5),
+        )  # fmt: skip
+        found.append(fitted.scale)
+    correlation = float(np.corrcoef(found[0], data.truth.scale)[0, 1])
+    between = float(np.corrcoef(found[0], found[1])[0, 1])
+    note = f"with inputs rescaled at random: the same to r = {between:.4f}"
+    measure(round(correlation, 4), threshold="> 0.9", note=note)
+    assert correlation > 0.9
+    assert between > 0.999
+    np.testing.assert_allclose(found[1], found[0], rtol=0.02, atol=0.02)
