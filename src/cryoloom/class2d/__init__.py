@@ -1,0 +1,1 @@
+"""2D classification: views found, averaged and judged without a model."""

@@ -1,0 +1,164 @@
+"""How good each class is, from measured things alone, and a verdict with reasons.
+
+Measured: the resolution at which the two halves of a class stop to agree, set against the best classes of the same
+run; the energy of the average inside the particle's circle over that outside of it; how much of it touches the rim of
+the circle; and how far its mass lies from the centre. Each becomes a factor between 0 and 1; their product is the
+probability that the class shows a particle.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ClassQuality:
+    """Figures of all classes, each `(classes,)`.
+
+    Attributes
+    ----------
+    count, fraction
+        Particles, and their share.
+    resolution
+        Å at which the correlation of the halves falls below 0.3.
+    agreement
+        Mean correlation of the halves over the rings used for alignment.
+    contrast
+        Energy per pixel inside the circle over that outside, of the average without a mask.
+    rim
+        Energy per pixel close to the rim of the circle over that inside.
+    offset
+        Distance of the mass from the centre over the radius of the circle.
+    good
+        Probability that the class shows a particle.
+    reasons
+        What speaks against it, a list of sentences per class.
+    """
+
+    count: np.ndarray
+    fraction: np.ndarray
+    resolution: np.ndarray
+    agreement: np.ndarray
+    contrast: np.ndarray
+    rim: np.ndarray
+    offset: np.ndarray
+    good: np.ndarray
+    reasons: list[list[str]]
+
+
+def judge_classes(
+    images: Tensor, correlation: Tensor, radii: Tensor, radius: int, count: Tensor, diameter_px: float, field: float
+) -> ClassQuality:
+    """Measure and judge classes.
+
+    Parameters
+    ----------
+    images
+        Averages without mask, pixels of the particles, `(n, box, box)`.
+    correlation
+        Of the halves, smoothed, per ring `(n, rings)`.
+    radii
+        Radius of each ring in Fourier pixels.
+    radius
+        Rings used for alignment.
+    count
+        Particles in each class.
+    diameter_px
+        Diameter of the circle.
+    field
+        Side of the images in Å.
+    """
+    n, box = images.shape[0], images.shape[-1]
+    count_np = count.double().numpy()
+    share = count_np / max(count_np.sum(), 1e-12)
+    crossing = _crossing(correlation.double().numpy(), radii.double().numpy(), 0.3)
+    resolution = field / np.maximum(crossing, 0.5)
+    agreement = correlation[:, : max(radius, 1)].mean(1).double().numpy()
+
+    axis = torch.arange(box) - box // 2
+    distance = torch.hypot(axis[:, None].float(), axis.float()) / (0.5 * diameter_px)
+    inside, rim, outside = distance <= 0.75, (distance > 0.85) & (distance <= 1.0), distance > 1.05
+    square = images.double() ** 2
+    energy_in = square[:, inside].mean(1)
+    energy_rim = square[:, rim].mean(1) if bool(rim.any()) else torch.zeros(n)
+    energy_out = square[:, outside].mean(1) if bool(outside.any()) else torch.zeros(n)
+    tiny = 1e-12 + 1e-6 * float(energy_in.mean())
+    contrast = ((energy_in + tiny) / (energy_out + tiny)).numpy()
+    rim_ratio = ((energy_rim + tiny) / (energy_in + tiny)).numpy()
+    high = images.flatten(1).amax(1)[:, None, None].clamp_min(1e-20)
+    mass = torch.where((distance <= 1.0) & (images > 0.2 * high), images, torch.zeros_like(images)).double()
+    total = mass.sum((1, 2)).clamp_min(1e-20)
+    radius_px = 0.5 * diameter_px
+    y = (mass.sum(2) * axis).sum(1) / total / radius_px
+    x = (mass.sum(1) * axis).sum(1) / total / radius_px
+    offset = torch.hypot(y, x).numpy()
+
+    used = count_np > 0
+    best = _weighted_quantile(crossing[used], share[used], 0.8) if used.any() else 1.0
+    good = np.ones(n)
+    reasons: list[list[str]] = [[] for _ in range(n)]
+    factors = (
+        (_gate(crossing / max(best, 1e-9), 0.5, 0.08), "the halves agree to {:.0f} Å only", resolution),
+        (_gate(agreement, 0.25, 0.06), "the halves hardly agree (mean correlation {:.2f})", agreement),
+        (_gate(np.log(contrast), np.log(3.0), 0.2), "as much outside of the circle as inside ({:.1f})", contrast),
+        (_gate(-rim_ratio, -0.7, 0.1), "the average reaches over the rim ({:.2f})", rim_ratio),
+        (_gate(-offset, -0.35, 0.05), "the mass lies off the centre ({:.2f} of the radius)", offset),
+    )
+    for probability, text, value in factors:
+        good *= probability
+        for i in np.flatnonzero(probability < 0.5):
+            reasons[i].append(text.format(value[i]))
+    good[~used] = 0.0
+    for i in np.flatnonzero(~used):
+        reasons[i] = ["no particles"]
+    return ClassQuality(count_np, share, resolution, agreement, contrast, rim_ratio, offset, good, reasons)
+
+
+def particle_junk(good: np.ndarray, class_index: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Probability that a particle is junk, `(n,)`: its class is, or it fits its class far worse than its fellows.
+
+    `scale` is the grey-scale factor of the best fit; its median and quartiles in a class say what is usual there.
+    """
+    junk = 1.0 - good[np.clip(class_index, 0, None)]
+    junk[class_index < 0] = 1.0
+    for c in np.unique(class_index[class_index >= 0]):
+        mine = np.flatnonzero(class_index == c)
+        if len(mine) < 8:
+            continue
+        middle = np.median(scale[mine])
+        low, high = np.percentile(scale[mine], (25, 75))
+        spread = max((high - low) / 1.349, 0.05 * abs(middle), 1e-9)
+        worse = (middle - scale[mine]) / spread
+        outlier = 1.0 / (1.0 + np.exp(-(worse - 3.0) / 0.3))
+        junk[mine] = 1.0 - (1.0 - junk[mine]) * (1.0 - outlier)
+    return junk
+
+
+def _gate(value: np.ndarray, middle: float, width: float) -> np.ndarray:
+    return 1.0 / (1.0 + np.exp(-np.clip((np.nan_to_num(value) - middle) / width, -40, 40)))
+
+
+def _crossing(correlation: np.ndarray, radii: np.ndarray, level: float) -> np.ndarray:
+    """Radius at which each curve first falls below a level for two rings, interpolated."""
+    below = correlation < level
+    twice = below & np.concatenate([below[:, 1:], below[:, -1:]], axis=1)
+    out = np.full(len(correlation), radii[-1])
+    for i in range(len(correlation)):
+        at = np.flatnonzero(twice[i])
+        if not len(at):
+            continue
+        j = at[0]
+        if j == 0:
+            out[i] = 0.5 * radii[0]
+            continue
+        a, b = correlation[i, j - 1], correlation[i, j]
+        out[i] = radii[j - 1] + (radii[j] - radii[j - 1]) * (a - level) / max(a - b, 1e-9)
+    return out
+
+
+def _weighted_quantile(values: np.ndarray, weights: np.ndarray, quantile: float) -> float:
+    order = np.argsort(values)
+    total = np.cumsum(weights[order])
+    return float(values[order][min(np.searchsorted(total, quantile * total[-1]), len(values) - 1)])
