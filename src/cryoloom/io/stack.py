@@ -65,8 +65,10 @@ class MrcStack:
             raise InputError(
                 f"{self.path}: image {bad + 1} was asked for, the stack has {self.n}; is it the right file?"
             )
-        order = np.argsort(sections, kind="stable")
+        in_order = bool((np.diff(sections) > 0).all())
+        order = np.arange(len(sections)) if in_order else np.argsort(sections, kind="stable")
         wanted = sections[order]
+        straight = in_order and self.header.file_dtype == out.dtype == np.float32 and out.flags.c_contiguous
         size = self.header.section_bytes
         longest = max(1, _RUN_BYTES // max(size, 1))
         start = 0
@@ -74,8 +76,10 @@ class MrcStack:
             end = start + 1
             while end < len(wanted) and end - start < longest and wanted[end] == wanted[end - 1] + 1:
                 end += 1
-            run = self._read_run(int(wanted[start]), end - start)
-            out[order[start:end]] = run
+            if straight:  # no buffer between the disk and the result
+                self._fill(out[start:end].reshape(-1).view(np.uint8), int(wanted[start]), end - start)
+            else:
+                out[order[start:end]] = self._read_run(int(wanted[start]), end - start)
             start = end
         return out
 
@@ -93,16 +97,19 @@ class MrcStack:
         size = n * self.header.section_bytes
         if len(self._buffer) < size:
             self._buffer = np.empty(size, np.uint8)
-        view = self._buffer.data[:size]
-        at, found = self.header.data_offset + first * self.header.section_bytes, 0
-        while found < size:
+        self._fill(self._buffer[:size], first, n)
+        return decode_sections(self._buffer[:size], self.header, n)
+
+    def _fill(self, target: np.ndarray, first: int, n: int) -> None:
+        """Read the bytes of `n` sections from `first` on into `target`."""
+        view, at, found = target.data, self.header.data_offset + first * self.header.section_bytes, 0
+        while found < len(target):
             count = os.preadv(self._file, [view[found:]], at + found)
             if count == 0:
                 raise InputError(
                     f"{self.path}: the file ends before image {first + n}; it has changed while being read."
                 )
             found += count
-        return decode_sections(self._buffer[:size], self.header, n)
 
     def close(self) -> None:
         """Close the file."""
