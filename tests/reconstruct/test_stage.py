@@ -16,8 +16,8 @@ from cryoloom.simulate.potential import potential_map
 @pytest.fixture(scope="module")
 def posed(tmp_path_factory):
     """Particles of two states that lie mirrored to each other, with true poses."""
-    one = potential_map(phantom("globule", "C1", mass_kda=200.0), 40, 4.5)
-    other = potential_map(phantom("fork", "C1", mass_kda=150.0), 40, 4.5)
+    one = potential_map(phantom("globule", "C1", mass_kda=120.0), 44, 4.6)
+    other = potential_map(phantom("fork", "C1", mass_kda=60.0), 44, 4.6)
     specimen = Specimen(((one,), (other,)), diameter=150.0)
     truth = simulate_particles(
         specimen, tmp_path_factory.mktemp("particles"), ParticleRecipe(n=300, snr=1.0, junk=0.0), seed=2
@@ -33,8 +33,8 @@ def _mean_fsc(path, truth, shells=slice(2, 13)):
 def test_classes_are_told_apart_by_their_number(posed, tmp_path):
     truth, one, other = posed
     result = run_stage("reconstruct", inputs={"particles": truth}, settings={"by_class": True}, out=tmp_path / "a")
-    assert _mean_fsc(result.outputs["class001_map"], one) > 0.95
-    assert _mean_fsc(result.outputs["class002_map"], other) > 0.95
+    assert _mean_fsc(result.outputs["class001_map"], one) > 0.92
+    assert _mean_fsc(result.outputs["class002_map"], other) > 0.92
     assert _mean_fsc(result.outputs["class001_map"], other) < 0.7
 
 
@@ -43,7 +43,7 @@ def test_one_map_and_two_halves_come_out(posed, tmp_path):
     first = truth.select(truth.class_number == 1)
     result = run_stage("reconstruct", inputs={"particles": first}, settings={"resolution": 12.0}, out=tmp_path / "b")
     assert set(result.outputs) == {"map", "half1", "half2"}
-    assert _mean_fsc(result.outputs["map"], one) > 0.95
+    assert _mean_fsc(result.outputs["map"], one) > 0.92
     assert result.summary["verdict"] == "found" and result.summary["n_out"] == len(first)
 
 
