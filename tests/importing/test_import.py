@@ -82,15 +82,16 @@ def test_an_unknown_pixel_size_is_asked_for(tmp_path):
 
 def test_bad_files_are_named_and_left_out(tmp_path):
     files = write_movies_to(tmp_path, n=6)
-    files[1].write_bytes(files[1].read_bytes()[:-200])
+    files[0], files[1] = files[1], files[0]
+    files[0].write_bytes(files[0].read_bytes()[:-200])
     files[2].write_bytes(b"")
     write_tiff(files[3], np.full((5, 16, 24), 7, np.uint8))
     done = run_import(tmp_path, files, pixel_size=1.0, dose_per_frame=1.0)
     assert done.summary["n_in"] == 6 and done.summary["n_out"] == 3
     left_out = {entry["item"]: entry["cause"] for entry in done.summary["left_out"]}
-    assert set(left_out) == {str(files[i]) for i in (1, 2, 3)}
+    assert set(left_out) == {str(files[i]) for i in (0, 2, 3)}
     assert "empty" in left_out[str(files[2])] and "everywhere" in left_out[str(files[3])]
-    assert list(read_movies(done.outputs["movies"]).path) == [str(files[i]) for i in (0, 4, 5)]
+    assert list(read_movies(done.outputs["movies"]).path) == [str(files[i]) for i in (1, 4, 5)]
 
 
 def test_frames_of_another_size_are_announced(tmp_path):

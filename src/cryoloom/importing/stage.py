@@ -48,7 +48,7 @@ def import_files(
         raise InputError(f"{tables[1]}: {len(tables)} tables; import them one by one.")
     kind: str = settings.kind
     if kind == "auto":
-        kind = _kind_of_table(tables[0]) if tables else guess_kind(files[0])
+        kind = _kind_of_table(tables[0]) if tables else _kind_of_images(files)
     if (gain or defects) and kind != "movies":
         raise InputError(f"A gain reference belongs to movies, the files are {kind}; leave it away.")
     if kind == "particles":
@@ -194,6 +194,18 @@ def _check_stems(paths: list[str]) -> None:
         stem = Path(path).stem
         if seen.setdefault(stem, path) != path:
             raise InputError(f"{path}: {seen[stem]} has the same name; results would overwrite each other. Rename one.")
+
+
+def _kind_of_images(files: tuple[Path, ...]) -> str:
+    """The kind of the first file that can be read; damaged ones are named later, one by one."""
+    first_error: InputError | None = None
+    for file in files:
+        try:
+            return guess_kind(file)
+        except InputError as error:
+            first_error = first_error or error
+    assert first_error is not None
+    raise first_error
 
 
 def _kind_of_table(table: Path) -> str:

@@ -45,7 +45,9 @@ class PathFinder:
         if text.startswith(os.sep):
             return text
         for number, base in enumerate(self.bases):
-            candidate = os.path.normpath(f"{base}{os.sep}{text}")
+            candidate = f"{base}{os.sep}{text}"
+            if ".." not in text:  # "link/.." is not where the link lies
+                candidate = os.path.normpath(candidate)
             if _exists(candidate):
                 if number:  # the next file is likely to lie under the same folder
                     self.bases.insert(0, self.bases.pop(number))
