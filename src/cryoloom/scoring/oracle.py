@@ -1,0 +1,55 @@
+"""The oracle: the same images with their true poses and true CTFs, which bounds what any program can reach."""
+
+import numpy as np
+
+from cryoloom.data import ParticleSet
+from cryoloom.scoring.matching import match_particles, stems
+
+
+def oracle_particles(estimated: ParticleSet, truth: ParticleSet, *, distance_px: float = 10.0) -> ParticleSet:
+    """Particles of a result with the poses and CTFs of the truth.
+
+    Particles that are none (class 0 of the truth, or no true particle near by) are left out. Positions on motion
+    corrected micrographs are known up to the frame that the movie was aligned to: the median offset of each
+    micrograph is taken out of the true positions.
+
+    Parameters
+    ----------
+    estimated
+        Particles with images; where their micrographs were cut from movies, with refined shifts.
+    truth
+        What is true of them, in the frame of the true map.
+    distance_px
+        Largest distance of a particle from its true position, pixels of the micrograph.
+    """
+    mine, true = match_particles(estimated, truth, distance_px=distance_px)
+    if truth.class_number is not None:
+        real = truth.class_number[true] > 0
+        mine, true = mine[real], true[real]
+    picked, known = estimated.select(mine), truth.select(true)
+    changes = {
+        name: getattr(known, name)
+        for name in ("rotation", "defocus_u", "defocus_v", "defocus_angle", "phase_shift", "ctf_bfactor", "ctf_scale")
+    }
+    same_images = known.shift is not None and (
+        known.position_px is None or picked.position_px is None or np.array_equal(known.position_px, picked.position_px)
+    )
+    changes["shift"] = known.shift if same_images else _true_shifts(picked, known)
+    return picked.replace(**changes, scale=None, class_number=np.ones(len(mine), np.int64))
+
+
+def _true_shifts(picked: ParticleSet, known: ParticleSet) -> np.ndarray:
+    """Where the true centre sits in each box, Å yx."""
+    assert picked.position_px is not None and picked.micrograph is not None and known.position_px is not None
+    size = np.asarray([o.original_pixel_size or o.pixel_size for o in picked.optics])[picked.optics_index][:, None]
+    true_size = np.asarray([o.original_pixel_size or o.pixel_size for o in known.optics])[known.optics_index][:, None]
+    centre = known.position_px * true_size + (0.0 if known.shift is None else known.shift)
+    raw = centre - picked.position_px * size
+    if picked.shift is None:
+        return raw
+    shift = raw.copy()
+    names = stems(picked.micrograph)
+    for name in np.unique(names):
+        rows = names == name
+        shift[rows] += np.median(picked.shift[rows] - raw[rows], axis=0)
+    return shift
