@@ -60,6 +60,21 @@ def test_a_stack_that_fails_leaves_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_numbers_that_do_not_fit_the_type_are_refused_and_fractions_rounded(tmp_path):
+    with StackWriter(tmp_path / "a.mrcs", (2, 2), 1.0, dtype=np.int16) as writer:
+        writer.append(np.array([[-1.6, 0.4], [0.6, 32767.2]]))
+        with pytest.raises(ValueError, match="do not fit into int16"):
+            writer.append(np.full((2, 2), 40000.0))
+        with pytest.raises(ValueError, match="do not fit into int16"):
+            writer.append(np.full((2, 2), np.nan))
+    assert read_mrc(tmp_path / "a.mrcs")[0].tolist() == [[[-2, 0], [1, 32767]]]
+    with (
+        pytest.raises(ValueError, match="too large for float16"),
+        StackWriter(tmp_path / "b.mrcs", (2, 2), 1.0, dtype=np.float16) as writer,
+    ):
+        writer.append(np.full((2, 2), 1e6))
+
+
 def test_sections_come_in_the_order_asked_with_repeats(tmp_path):
     truth = images_of(50)
     write_mrc(tmp_path / "a.mrcs", truth, 1.0)

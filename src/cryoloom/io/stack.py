@@ -177,7 +177,7 @@ class StackWriter:
         if images.shape[1:] != self.shape:
             raise ValueError(f"images: expected {self.shape} rows and columns, got {images.shape[1:]}")
         first = self.n
-        stored = np.ascontiguousarray(to_storable(images).astype(self.dtype.newbyteorder("<"), copy=False))
+        stored = self._converted(to_storable(images))
         self._file.write(stored.data)
         if stored.size:
             values = stored.astype(np.float64)
@@ -185,6 +185,20 @@ class StackWriter:
             self._range = [min(self._range[0], float(values.min())), max(self._range[1], float(values.max()))]
         self.n += len(images)
         return first
+
+    def _converted(self, images: np.ndarray) -> np.ndarray:
+        """The images in the type of the file; numbers that do not fit are refused, fractions are rounded."""
+        if self.dtype.kind in "iu" and images.dtype.kind == "f":
+            images = np.rint(images)
+        if self.dtype != images.dtype and self.dtype.kind in "iu" and images.size:
+            limits = np.iinfo(self.dtype)
+            if not (images.min() >= limits.min and images.max() <= limits.max):
+                raise ValueError(f"images: {images.min()} to {images.max()} do not fit into {self.dtype}")
+        with np.errstate(over="ignore"):
+            stored = np.ascontiguousarray(images.astype(self.dtype.newbyteorder("<"), copy=False))
+        if self.dtype == np.float16 and not np.array_equal(np.isfinite(stored), np.isfinite(images)):
+            raise ValueError("images: some values are too large for float16 (65504); normalise them or use float32")
+        return stored
 
     def close(self) -> None:
         """Write the header and give the file its name."""
