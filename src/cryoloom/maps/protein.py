@@ -27,6 +27,9 @@ LOG_POWER_SPREAD = np.array(
     ]
 )  # fmt: skip
 
+PREDICTION = 1.3
+"""Spread of a new protein over that of the eight: `sqrt(1 + 1 / 8)`, and Student's t of 7 over the normal deviate."""
+
 CORRELATION_LENGTH = 0.02
 """1/Å over which deviations of one protein from the average are alike: the inverse of about 50 Å."""
 
@@ -37,5 +40,5 @@ def protein_log_amplitude(frequency: np.ndarray) -> np.ndarray:
 
 
 def protein_log_amplitude_spread(frequency: np.ndarray) -> np.ndarray:
-    """Standard deviation over proteins of `protein_log_amplitude`."""
-    return 0.5 * np.interp(np.asarray(frequency, dtype=np.float64), FREQUENCY, LOG_POWER_SPREAD)
+    """Standard deviation with which a new protein differs from `protein_log_amplitude`."""
+    return 0.5 * PREDICTION * np.interp(np.asarray(frequency, dtype=np.float64), FREQUENCY, LOG_POWER_SPREAD)

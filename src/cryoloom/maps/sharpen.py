@@ -65,7 +65,8 @@ def estimate_bfactor(
         effective_counts = np.maximum(4 * np.pi * shells**2, 1.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         log_amplitude = 0.5 * np.log(np.where(signal > 0, signal, np.nan))
-        fsc = signal / np.maximum(signal + noise, 1e-30)
+        # Weights from a smoothed FSC: those of the noisy one would prefer the shells that chance made strong.
+        fsc = _smooth(signal / np.maximum(signal + noise, 1e-30), effective_counts)
     # The logarithm of a noisy power is low on average by half its variance; both are those of half the logarithm.
     variance_power = log_power_variance(fsc, effective_counts / 2)
     if profile is None:
@@ -108,3 +109,16 @@ def sharpen_map(
     if fsc is not None:
         gain = gain * shell_gain(fsc_of_full_map(fsc), shape).to(gain.device)
     return filter_map(volume, gain)
+
+
+def _smooth(curve: np.ndarray, weight: np.ndarray, reach: int = 4) -> np.ndarray:
+    """Weighted straight-line fit in a sliding window of `2 reach + 1` shells, `(n,)`."""
+    n = len(curve)
+    smooth = np.empty(n)
+    for s in range(n):
+        window = np.arange(max(0, s - reach), min(n, s + reach + 1))
+        u, w, y = window - s, weight[window], curve[window]
+        total, first, second = w.sum(), (w * u).sum(), (w * u * u).sum()
+        determinant = total * second - first**2
+        smooth[s] = (second * (w * y).sum() - first * (w * u * y).sum()) / determinant if determinant > 0 else y.mean()
+    return smooth

@@ -1,0 +1,1 @@
+"""Stage `resolution`: where in the map, and along which directions, detail can be believed."""

@@ -1,0 +1,134 @@
+"""Directional resolution: the FSC in cones, and what follows from it.
+
+All coefficients are binned once by shell and by direction on an even grid of the half sphere; the sums of a cone are
+sums of such bins, so hundreds of cones cost as much as one. Sphericity follows Tan et al. 2017 (doi:10.1038/nmeth.4347),
+the occupancy of shells (FSO) Vilas and Tagare 2023 (doi:10.1038/s41592-023-01874-3).
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryoloom.fourier import half_spectrum_weights, rfftn, shell_index
+from cryoloom.geometry import direction_grid
+from cryoloom.maps.fsc import crossing_shell
+
+
+@dataclass(frozen=True)
+class DirectionalFsc:
+    """FSC of cones.
+
+    Attributes
+    ----------
+    directions
+        Axes of the cones on the half sphere `z >= 0`, xyz, `(m, 3)`.
+    fsc
+        `(m, n_shells)`.
+    resolution
+        Å of each cone at the threshold, `(m,)`.
+    sphericity
+        Of the volume of Fourier space inside the threshold, 1 for equal resolution everywhere.
+    worst_over_best
+        Ratio of the area under the worst cone's FSC to that under the best one's (cFAR).
+    occupancy
+        Fraction of directions whose cone is above the threshold, per shell (FSO), `(n_shells,)`.
+    """
+
+    directions: np.ndarray
+    fsc: np.ndarray
+    resolution: np.ndarray
+    sphericity: float
+    worst_over_best: float
+    occupancy: np.ndarray
+
+
+def directional_fsc(
+    half1: Tensor, half2: Tensor, pixel_size: float, *, cone_deg: float = 20.0, threshold: float = 0.143
+) -> DirectionalFsc:
+    """FSC in cones around directions evenly spread over the half sphere.
+
+    Parameters
+    ----------
+    half1, half2
+        Half maps behind a soft mask, `(n, n, n)`.
+    pixel_size
+        Å.
+    cone_deg
+        Half angle of the cones.
+    threshold
+        Of the FSC.
+    """
+    box = half1.shape[0]
+    cells = direction_grid(10).numpy()
+    cells = cells[(cells[:, 2] > 1e-9) | ((np.abs(cells[:, 2]) <= 1e-9) & (cells[:, 1] >= 0))]
+    sums = _binned_sums(half1, half2, cells)  # (3, shells, cells)
+    axes = direction_grid(6).numpy()
+    axes = axes[(axes[:, 2] > 1e-9) | ((np.abs(axes[:, 2]) <= 1e-9) & (axes[:, 1] >= 0))]
+    inside = np.abs(axes @ cells.T) >= math.cos(math.radians(cone_deg))
+    cross, power1, power2 = (inside @ part.T for part in sums)
+    fsc = cross / np.maximum(np.sqrt(power1 * power2), 1e-30)
+    fsc[:, 0] = 1.0
+    smooth = fsc.copy()
+    smooth[:, 1:-1] = 0.25 * fsc[:, :-2] + 0.5 * fsc[:, 1:-1] + 0.25 * fsc[:, 2:]
+    crossings = np.array([max(crossing_shell(curve, threshold), 1.0) for curve in smooth])
+    area = np.clip(fsc, 0, 1).sum(axis=1)
+    return DirectionalFsc(
+        directions=axes,
+        fsc=fsc,
+        resolution=box * pixel_size / crossings,
+        sphericity=_sphericity(axes, crossings),
+        worst_over_best=float(area.min() / max(area.max(), 1e-30)),
+        occupancy=(smooth > threshold).mean(axis=0),
+    )
+
+
+def _binned_sums(half1: Tensor, half2: Tensor, cells: np.ndarray) -> np.ndarray:
+    """Cross power and both powers by shell and direction, `(3, shells, cells)` float64."""
+    shape = tuple(half1.shape)
+    box = max(shape)
+    n_shells = box // 2 + 1
+    dft1, dft2 = rfftn(half1.float(), 3), rfftn(half2.float(), 3)
+    index = shell_index(shape)
+    kept = (index > 0) & (index < n_shells)
+    place = torch.nonzero(kept)
+    signed = [torch.fft.fftfreq(n)[place[:, i]] for i, n in enumerate(shape[:2])]
+    kz, ky, kx = signed[0], signed[1], torch.fft.rfftfreq(shape[2])[place[:, 2]]
+    k = torch.stack([kx, ky, kz], dim=1)
+    k = k / k.norm(dim=1, keepdim=True)
+    cell = _nearest_cell(k, cells)
+    bins = index[kept] * len(cells) + cell
+    weight = half_spectrum_weights(shape[2])[place[:, 2]].double()
+    a, b = dft1[kept], dft2[kept]
+    parts = ((a * b.conj()).real, a.abs() ** 2, b.abs() ** 2)
+    sums = [
+        torch.zeros(n_shells * len(cells), dtype=torch.float64).index_add_(0, bins, p.double() * weight) for p in parts
+    ]
+    return torch.stack(sums).reshape(3, n_shells, len(cells)).numpy()
+
+
+def _nearest_cell(k: Tensor, cells: np.ndarray) -> Tensor:
+    """Index of the nearest of `cells` (up to sign) of each unit vector, in chunks."""
+    centres = torch.from_numpy(cells).float()
+    out = torch.empty(len(k), dtype=torch.int64)
+    for start in range(0, len(k), 65_536):
+        out[start : start + 65_536] = (k[start : start + 65_536] @ centres.T).abs().argmax(1)
+    return out
+
+
+def _sphericity(axes: np.ndarray, crossings: np.ndarray) -> float:
+    """Of the body whose radius along each axis is the crossing: area of the equal ball over its own area."""
+    volume = float(np.mean(crossings**3)) * 4 * math.pi / 3
+    # Area of a star-shaped body: mean of r² sqrt(1 + |grad r|² / r²); gradients from the nearest neighbours.
+    both, radius = np.concatenate([axes, -axes]), np.concatenate([crossings, crossings])
+    order = np.argsort(-(axes @ both.T), axis=1)[:, 1:7]
+    slopes = []
+    for i, neighbours in enumerate(order):
+        offset = both[neighbours] - axes[i]
+        gradient, *_ = np.linalg.lstsq(offset, radius[neighbours] - crossings[i], rcond=None)
+        gradient = gradient - axes[i] * (gradient @ axes[i])
+        slopes.append(float(gradient @ gradient))
+    area = 4 * math.pi * float(np.mean(crossings**2 * np.sqrt(1 + np.array(slopes) / crossings**2)))
+    return min(1.0, math.pi ** (1 / 3) * (6 * volume) ** (2 / 3) / area)

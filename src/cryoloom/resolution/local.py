@@ -1,0 +1,167 @@
+"""Local resolution of two half maps by a bank of band-pass filters.
+
+Both halves are filtered to one band after the other. In a Gaussian window around each voxel the correlation of the two
+is the local FSC of that band (Cardone, Heymann and Steven 2013, doi:10.1016/j.jsb.2013.08.002), and the power of their
+mean against that of their difference tells whether there is signal at all (the idea of ResMap and MonoRes: Kucukelbir,
+Sigworth and Tagare 2014, doi:10.1038/nmeth.2727; Vilas et al. 2018, doi:10.1016/j.str.2017.12.018). Each band is worked
+on at the sampling it needs.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryoloom.fourier import crop_dft, dft_to_image, good_size, image_to_dft
+from cryoloom.maps.filter import radial_frequency
+
+
+@dataclass(frozen=True)
+class LocalResolution:
+    """Local resolution by both methods.
+
+    Attributes
+    ----------
+    fsc, significance
+        Å per voxel, `(d, h, w)` float32.
+    bands
+        Centre frequencies of the bands in 1/Å.
+    window
+        Standard deviation of the window in Å.
+    """
+
+    fsc: np.ndarray
+    significance: np.ndarray
+    bands: np.ndarray
+    window: float
+
+
+def measure_local_resolution(
+    half1: Tensor,
+    half2: Tensor,
+    pixel_size: float,
+    mask: Tensor,
+    *,
+    window: float,
+    threshold: float = 0.143,
+    significance: float = 0.95,
+    coarsest: float = 30.0,
+    step: Callable[[], None] | None = None,
+) -> LocalResolution:
+    """Local resolution of half maps `(n, n, n)`.
+
+    Parameters
+    ----------
+    half1, half2
+        Half maps, unfiltered.
+    pixel_size
+        Å.
+    mask
+        Where the particle is, `(n, n, n)` in [0, 1]; the noise is measured there from the difference of the halves.
+    window
+        Standard deviation of the Gaussian window in Å.
+    threshold
+        Of the local FSC.
+    significance
+        Quantile of the noise that the signal must exceed.
+    coarsest
+        Å of the first band.
+    step
+        Called after each band.
+    """
+    box = half1.shape[0]
+    bands, width = choose_bands(box, pixel_size, window, coarsest)
+    dft1, dft2 = image_to_dft(half1.float(), 3), image_to_dft(half2.float(), 3)
+    trackers = [CrossingTracker((box,) * 3, bands, limit) for limit in (threshold, 0.0)]
+    for index, centre in enumerate(bands):
+        size = min(box, good_size(math.ceil(2.2 * (centre + width) * box * pixel_size) + 8))
+        grid = box * pixel_size / size
+        frequency = radial_frequency((size,) * 3, grid)
+        gain = _bell((frequency - centre) / width)
+        a, b = (dft_to_image(crop_dft(d, (box,) * 3, (size,) * 3) * gain, (size,) * 3) for d in (dft1, dft2))
+        small_mask = dft_to_image(
+            crop_dft(image_to_dft(mask.float(), 3), (box,) * 3, (size,) * 3) * (size / box) ** 3, (size,) * 3
+        ).clamp(0, 1)
+        blur = torch.exp(-2 * (math.pi * window) ** 2 * frequency**2)
+        # The mask keeps solvent out of the windows, so that edges are not called worse than they are.
+        weight = (small_mask > 0.5).float()
+        cross, power1, power2 = (_blur(x * weight, blur) for x in (a * b, a * a, b * b))
+        fsc = cross / (power1.clamp_min(0) * power2.clamp_min(0)).sqrt().clamp_min(1e-30)
+        inside = weight > 0.5
+        # Signal power over its noise: half the sum and half the difference of the halves carry the same noise.
+        mean_power, noise_power = 0.25 * (power1 + power2 + 2 * cross), 0.25 * (power1 + power2 - 2 * cross)
+        ratio = mean_power / noise_power.clamp_min(1e-30)
+        limit = _noise_limit(window, centre, width, significance)
+        trackers[0].add(index, _to_box(fsc, box), _to_box(inside.float(), box) > 0.5)
+        trackers[1].add(index, _to_box(ratio.clamp(0, 50).log() - math.log(limit), box), None)
+        if step is not None:
+            step()
+    return LocalResolution(trackers[0].resolution(), trackers[1].resolution(), bands, window)
+
+
+def choose_bands(box: int, pixel_size: float, window: float, coarsest: float) -> tuple[np.ndarray, float]:
+    """Centres of the bands in 1/Å and their width: as narrow as the window can tell apart, up to Nyquist."""
+    width = max(0.5 / (2 * math.pi * window) * 2.0, 1.5 / (box * pixel_size))
+    first, last = max(1 / coarsest, width), 0.5 / pixel_size - 0.5 * width
+    n = max(4, math.ceil((last - first) / width) + 1)
+    return np.linspace(first, last, n), width
+
+
+class CrossingTracker:
+    """First frequency at which a value falls below a limit, voxel by voxel, band after band."""
+
+    def __init__(self, shape: tuple[int, ...], bands: np.ndarray, limit: float) -> None:
+        self.bands, self.limit = bands, limit
+        self.crossing = torch.full(shape, float(bands[-1]))
+        self.alive = torch.ones(shape, dtype=torch.bool)
+        self.previous = torch.full(shape, limit + 1.0)
+
+    def add(self, index: int, value: Tensor, valid: Tensor | None) -> None:
+        """Take the next band."""
+        below = self.alive & (value < self.limit)
+        left = self.bands[index - 1] if index else self.bands[0]
+        share = ((self.previous - self.limit) / (self.previous - value).clamp_min(1e-6)).clamp(0, 1)
+        self.crossing = torch.where(below, left + share * (self.bands[index] - left), self.crossing)
+        self.alive &= ~below
+        self.previous = value
+
+    def resolution(self) -> np.ndarray:
+        """Å per voxel."""
+        return (1.0 / self.crossing).numpy().astype(np.float32)
+
+
+def _bell(x: Tensor) -> Tensor:
+    """Raised cosine that is 1 at 0 and 0 from ±1 on."""
+    return torch.where(x.abs() < 1, 0.5 + 0.5 * torch.cos(math.pi * x), torch.zeros(()))
+
+
+def _blur(values: Tensor, gain: Tensor) -> Tensor:
+    shape = tuple(values.shape)
+    return dft_to_image(image_to_dft(values, 3) * gain, shape)
+
+
+def _to_box(values: Tensor, box: int) -> Tensor:
+    """Trilinear resampling to the full box, the centre voxels on each other."""
+    n = values.shape[0]
+    if n == box:
+        return values
+    position = (torch.arange(box, dtype=torch.float32) - box // 2) * (n / box) + n // 2
+    scaled = (position / (n - 1) * 2 - 1).clamp(-1, 1)
+    z, y, x = torch.meshgrid(scaled, scaled, scaled, indexing="ij")
+    sample = torch.nn.functional.grid_sample(
+        values[None, None], torch.stack([x, y, z], dim=-1)[None], mode="bilinear", align_corners=True
+    )
+    return sample[0, 0]
+
+
+def _noise_limit(window: float, centre: float, width: float, significance: float) -> float:
+    """Ratio of two noise powers, each over one window and band, that chance exceeds with `1 - significance`.
+
+    The window holds `(4 π)^1.5 window³` Å3 and the band `4 π k² · 0.75 width · 2 / 2` 1/Å3 of independent values.
+    """
+    n = max((4 * math.pi) ** 1.5 * window**3 * 4 * math.pi * centre**2 * width, 4.0)
+    z = math.sqrt(2) * torch.erfinv(torch.tensor(2 * significance - 1.0)).item()
+    return math.exp(z * math.sqrt(4.0 / n))
