@@ -6,7 +6,7 @@ import pytest
 from cryoloom.io.gain import orient
 from cryoloom.io.star import read_star
 from cryoloom.motion.defects import find_defects
-from cryoloom.motion.field import MotionField
+from cryoloom.motion.field import MotionField, mode_values
 from cryoloom.motion.frames import make_frames
 from cryoloom.motion.gain_orientation import find_gain_orientation
 from cryoloom.motion.motion_file import evaluate_relion_polynomial, relion_polynomial, write_motion_file
@@ -68,8 +68,6 @@ def test_polynomial_of_relion_holds_a_field_of_its_own_kind_and_changes_its_sign
     coefficients = rng.normal(0, 1, (2, 6, 3)) / np.array([20.0, 400.0, 8000.0])
     points = np.stack(np.meshgrid(np.linspace(0, 399, 9), np.linspace(0, 499, 9)), -1).reshape(-1, 2)
     shift = evaluate_relion_polynomial(coefficients.reshape(-1), points, shape, n)
-    from cryoloom.motion.field import mode_values
-
     modes = np.linalg.lstsq(mode_values(points, shape, 2), -shift.reshape(len(points), -1), rcond=None)[0]
     field = MotionField(modes.reshape(6, n, 2), shape, 2, np.eye(6 * n))
     # RELION adds the global shift, ours is the mean over the frame: both add up to minus the displacement
@@ -79,5 +77,6 @@ def test_polynomial_of_relion_holds_a_field_of_its_own_kind_and_changes_its_sign
     write_motion_file(path, field, {"rlnMicrographMovieName": "m.tif"}, hot_pixels=np.array([[3, 4]]))
     star = read_star(path)
     assert len(star["local_motion_model"]) == 36
-    np.testing.assert_allclose(star["global_shift"].numbers("rlnMicrographShiftX"), -modes[0].reshape(n, 2)[:, 1], atol=1e-5)
+    shift_x = star["global_shift"].numbers("rlnMicrographShiftX")
+    np.testing.assert_allclose(shift_x, -modes[0].reshape(n, 2)[:, 1], atol=1e-5)
     assert star["hot_pixels"].numbers("rlnCoordinateX")[0] == 4

@@ -17,7 +17,8 @@ from cryoloom.motion.frames import Frames
 from cryoloom.motion.initial import initial_trajectory
 from cryoloom.motion.likelihood import likelihood_weight
 from cryoloom.motion.pairs import pair_trust
-from cryoloom.motion.tiles import TileSpectra, cut_tiles
+from cryoloom.motion.static import measure_pattern
+from cryoloom.motion.tiles import TileSpectra, cut_tiles, without_pattern
 
 _K_MIN = 1 / 300.0  # 1/Å: ice gradients and illumination are left out
 _K_MAX = 1 / 4.5
@@ -38,6 +39,8 @@ class MotionEstimate:
         Signal over noise of one frame by frequency in 1/Å.
     pair_trust
         `(t, t)`, 0 for spoiled pairs.
+    pattern
+        Power of the detector's fixed pattern over the noise power of one frame.
     n_tiles
         Tiles of the local fit.
     iterations
@@ -49,6 +52,7 @@ class MotionEstimate:
     ssnr_frequency: np.ndarray
     ssnr: np.ndarray
     pair_trust: np.ndarray
+    pattern: float
     n_tiles: int
     iterations: int
 
@@ -81,15 +85,17 @@ def estimate_motion(
     n, (h, w) = frames.n_frames, frames.shape
     if n == 1:
         empty = np.zeros(1)
-        return MotionEstimate(still_field(1, (h, w)), float("nan"), empty, empty, np.ones((1, 1)), 0, 0)
+        return MotionEstimate(still_field(1, (h, w)), float("nan"), empty, empty, np.ones((1, 1)), 0.0, 0, 0)
     factor = max(1, int(2.5 / pixel_size))
     small = torch.stack([torch.from_numpy(decimate_frame(frames, t, factor)) for t in range(n)]).to(device)
     small_pixel = pixel_size * factor
-    whole, trust = _align_whole_frames(small, small_pixel, dose_per_frame, max_shift)
+    pattern = measure_pattern(frames)
+    whole, trust = _align_whole_frames(small, small_pixel, dose_per_frame, max_shift, pattern)
 
-    tile_px = max(96, min(round(tile / small_pixel), min(small.shape[1:]) // 3))
+    tile_px = max(64, min(round(tile / small_pixel), min(small.shape[1:]) // 4))
     k_max = min(_K_MAX * small_pixel, _BAND_PER_PX)
     spectra = cut_tiles(small, whole.field.trajectory_px, (tile_px, tile_px), _K_MIN * small_pixel, k_max)
+    spectra = without_pattern(spectra, pattern)
     shape = (int(small.shape[1]), int(small.shape[2]))
     del small
     frequency = spectra.shell_frequency_per_px() / small_pixel
@@ -108,6 +114,7 @@ def estimate_motion(
         ssnr_frequency=frequency,
         ssnr=fit.ssnr,
         pair_trust=trust,
+        pattern=pattern,
         n_tiles=spectra.n_tiles,
         iterations=len(fit.step_rms_px),
     )
@@ -121,7 +128,7 @@ class _Whole:
 
 
 def _align_whole_frames(
-    small: Tensor, pixel_size: float, dose_per_frame: float, max_shift: float
+    small: Tensor, pixel_size: float, dose_per_frame: float, max_shift: float, pattern: float
 ) -> tuple[_Whole, np.ndarray]:
     """Whole-frame motion from one tile that is the whole frame, at 4 to 5 Å per pixel."""
     pool = max(1, round(4.5 / pixel_size))
@@ -129,7 +136,7 @@ def _align_whole_frames(
     shape = (int(coarse.shape[1]), int(coarse.shape[2]))
     coarse_pixel = pixel_size * pool
     still = np.zeros((small.shape[0], 2))
-    spectra = cut_tiles(coarse, still, shape, _K_MIN * coarse_pixel, _BAND_PER_PX)
+    spectra = without_pattern(cut_tiles(coarse, still, shape, _K_MIN * coarse_pixel, _BAND_PER_PX), pattern)
     k = spectra.shell_frequency_per_px() / coarse_pixel
     supposed = 1e-2 * np.exp(-150.0 * k**2)
     trajectory = initial_trajectory(spectra, supposed, max_shift / coarse_pixel)

@@ -18,7 +18,7 @@ from cryoloom.motion.likelihood import (
     pair_laplacian,
 )
 from cryoloom.motion.prior import motion_prior, solve_motion
-from cryoloom.motion.tiles import TileSpectra
+from cryoloom.motion.tiles import TileSpectra, pattern_phase
 
 
 @dataclass(frozen=True)
@@ -81,21 +81,29 @@ def fit_field(
     variance[0] = max(0.05, float(np.mean(np.diff(modes[0], axis=0) ** 2)))
     laplacian = pair_laplacian(n_frames, pair_weight)
     scale = np.ones(n_tiles)
-    counts = spectra.shell_counts()
+    counts = np.maximum(spectra.shell_counts(), 1e-9)
+    effective = np.full(spectra.n_shells, float(n_frames))
     covariance = np.zeros((n_modes * n_frames,) * 2)
     steps: list[float] = []
-    power = spectra.power.sum(0)
     for iteration in range(max_iterations):
         residual = np.einsum("jm,mtc->jtc", values, modes) - spectra.offset_px
-        aligned_power = np.zeros((n_tiles, spectra.n_shells))
+        excess = np.zeros((n_tiles, spectra.n_shells))
+        lost = np.zeros(spectra.n_shells)
         system = np.zeros((n_modes, n_modes))
         score = np.zeros((n_modes, n_frames, 2))
         for j in range(n_tiles):
-            curve = likelihood_weight(scale[j] * ssnr, n_frames)
-            weight = spectra.spread(curve) * spectra.multiplicity
-            slope, total = gradient(spectra, j, residual[j], weight, pair_weight)
-            aligned_power[j] = spectra.shell_sums(total.real**2 + total.imag**2)
-            h = information(spectra, weight, spectra.spread(scale[j] * ssnr))
+            weight = spectra.spread(likelihood_weight(scale[j] * ssnr, effective)) * spectra.multiplicity
+            slope, total = gradient(spectra, spectra.dft[j], residual[j], weight, pair_weight)
+            excess[j] = spectra.shell_sums(total.real**2 + total.imag**2) - spectra.power[j]
+            if spectra.pattern:  # products of the noise that went with the pattern
+                phase = spectra.pattern**0.5 * pattern_phase(spectra, j)
+                gain = weight * (1 + spectra.spread(scale[j] * ssnr * effective))
+                missing, total = gradient(spectra, phase, residual[j], gain, pair_weight)
+                slope += missing
+                shared = spectra.shell_sums(total.real**2 + total.imag**2)
+                excess[j] += shared - spectra.pattern * n_frames * counts
+                lost += shared / (counts * n_tiles)
+            h = information(spectra, weight, spectra.spread(scale[j] * ssnr * effective / n_frames))
             system += h * np.outer(values[j], values[j])
             score += values[j][:, None, None] * slope
         full = np.kron(system, laplacian)
@@ -107,20 +115,24 @@ def fit_field(
         moved -= moved.mean(1, keepdims=True)
         steps.append(float(np.sqrt(np.mean(moved**2))))
         modes = proposed
-        ssnr = measure_ssnr(spectra, aligned_power.sum(0), power)
-        scale = _tile_scales(aligned_power - spectra.power, ssnr, counts, n_frames)
+        effective = np.maximum(n_frames - lost, 0.05 * n_frames)
+        n_pairs = effective**2 - n_frames + 2 * lost - spectra.pattern * n_frames * lost
+        n_pairs = np.maximum(n_pairs, 0.02 * n_frames * (n_frames - 1))
+        ssnr = measure_ssnr(spectra, excess.sum(0), n_pairs)
+        scale = _tile_scales(excess, likelihood_weight(ssnr, effective), ssnr * n_pairs * counts, counts, n_frames)
         if steps[-1] < tolerance_px and iteration >= 2:
             break
     return FieldFit(MotionField(modes, shape, degree, covariance), ssnr, scale, steps, variance)
 
 
-def _tile_scales(excess: np.ndarray, ssnr: np.ndarray, counts: np.ndarray, n_frames: int) -> np.ndarray:
+def _tile_scales(
+    excess: np.ndarray, weight: np.ndarray, mean_excess: np.ndarray, counts: np.ndarray, n_frames: int
+) -> np.ndarray:
     """Signal of each tile over the mean signal, from the excess power of its aligned sum `(j, n_shells)`."""
-    weight = likelihood_weight(ssnr, n_frames)
-    expected = float((weight * ssnr * counts).sum()) * n_frames * (n_frames - 1)
+    expected = float((weight * mean_excess).sum())
     if expected <= 0:
         return np.ones(len(excess))
     scale = (excess @ weight) / expected
     error = np.sqrt((weight**2 * counts).sum()) * n_frames / expected
-    shrunk = 1 + (scale - 1) * 1 / (1 + error**2)
+    shrunk = 1 + (scale - 1) / (1 + error**2)
     return np.clip(shrunk, 0.02, 8.0)

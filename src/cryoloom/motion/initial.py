@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cryoloom.fourier.resize import good_size
 from cryoloom.fourier.transform import irfftn
-from cryoloom.motion.likelihood import align_spectra
+from cryoloom.motion.likelihood import align_spectra, phase_factors
 from cryoloom.motion.pairs import solve_pairs
 from cryoloom.motion.tiles import TileSpectra
 
@@ -18,7 +18,7 @@ N_GROUPS = 10
 
 
 def initial_trajectory(spectra: TileSpectra, ssnr: np.ndarray, max_shift_px: float) -> np.ndarray:
-    """Whole-frame motion from spectra of one tile that is the whole frame.
+    """Whole-frame motion from spectra of one tile that is the whole frame (and was not moved).
 
     Parameters
     ----------
@@ -36,10 +36,12 @@ def initial_trajectory(spectra: TileSpectra, ssnr: np.ndarray, max_shift_px: flo
     weight = spectra.spread(ssnr) * spectra.multiplicity
     edges = np.linspace(0, n, min(n, N_GROUPS) + 1).round().astype(int)
     groups = torch.stack([spectra.dft[0, a:b].sum(0) for a, b in zip(edges[:-1], edges[1:], strict=True)])
+    sizes = np.diff(edges)
     first, second = np.triu_indices(len(groups), 1)
     peaks, heights = [], []
     for a, b in zip(first, second, strict=True):
-        peak, height = _correlation_peak(spectra, weight * groups[b] * groups[a].conj(), max_shift_px)
+        product = groups[b] * groups[a].conj() + spectra.pattern * float(sizes[a] * sizes[b])
+        peak, height = _correlation_peak(spectra, weight * product, max_shift_px)
         peaks.append(peak)
         heights.append(height)
     centres = 0.5 * (edges[:-1] + edges[1:] - 1)
@@ -65,14 +67,19 @@ def _against_the_others(
     spectra: TileSpectra, weight: Tensor, trajectory: np.ndarray, half_width: int, radius_px: float
 ) -> np.ndarray:
     """One round: each frame (with `half_width` neighbours on each side) against the sum of the others."""
-    aligned = align_spectra(spectra, 0, trajectory - spectra.offset_px[0])
+    aligned = align_spectra(spectra, 0, trajectory)
     total = aligned.sum(0)
+    phase = spectra.pattern**0.5 * phase_factors(spectra, trajectory) if spectra.pattern else None
+    phase_total = None if phase is None else phase.sum(0)
     n = len(trajectory)
     moves = np.zeros_like(trajectory)
     for t in range(n):
         product = torch.zeros_like(total)
         for s in range(max(0, t - half_width), min(n, t + half_width + 1)):
-            product += (1 - abs(s - t) / (half_width + 1)) * aligned[s] * (total - aligned[s]).conj()
+            part = aligned[s] * (total - aligned[s]).conj()
+            if phase is not None and phase_total is not None:
+                part += phase[s] * (phase_total - phase[s]).conj()
+            product += (1 - abs(s - t) / (half_width + 1)) * part
         moves[t], _ = _correlation_peak(spectra, weight * product, radius_px)
     return trajectory + moves - moves.mean(0)
 

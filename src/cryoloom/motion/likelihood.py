@@ -35,20 +35,20 @@ def phase_factors(spectra: TileSpectra, shift_px: np.ndarray) -> Tensor:
     return along_y[:, :, None] * along_x[:, None, :]
 
 
-def likelihood_weight(ssnr: np.ndarray, n_frames: int) -> np.ndarray:
-    """`p / (1 + T p)` for signal-to-noise ratios `p` of one frame."""
-    return np.asarray(ssnr / (1 + n_frames * ssnr))
+def likelihood_weight(ssnr: np.ndarray, n_effective: np.ndarray | float) -> np.ndarray:
+    """`p / (1 + T p)` for signal-to-noise ratios `p` of one frame and the number `T` of frames that count."""
+    return np.asarray(ssnr / (1 + n_effective * ssnr))
 
 
 def gradient(
-    spectra: TileSpectra, tile: int, residual_px: np.ndarray, weight: Tensor, pair_weight: np.ndarray | None = None
+    spectra: TileSpectra, dft: Tensor, residual_px: np.ndarray, weight: Tensor, pair_weight: np.ndarray | None = None
 ) -> tuple[np.ndarray, Tensor]:
     """Gradient of `L` by the displacement of each frame, and the sum of the aligned spectra.
 
     Parameters
     ----------
-    tile
-        Index of the tile.
+    dft
+        Spectra of one tile, `(t, ny, nx)`.
     residual_px
         Displacements beyond the whole pixels by which the tile was moved, `(t, 2)`.
     weight
@@ -63,8 +63,8 @@ def gradient(
     total
         `Σ_t` of the aligned spectra, `(ny, nx)`.
     """
-    if spectra.dft.is_cuda:
-        return gradient_torch(spectra, tile, residual_px, weight, pair_weight)
+    if dft.is_cuda:
+        return gradient_torch(spectra, dft, residual_px, weight, pair_weight)
     n = spectra.n_frames
     shift = residual_px.astype(np.float64)
     along_y = np.exp(2j * math.pi * shift[:, :1] * spectra.ky_per_px.numpy()).astype(np.complex64)
@@ -73,21 +73,21 @@ def gradient(
     np.fill_diagonal(deficit, 0.0)
     frame, other = np.nonzero(deficit > 1e-3)
     start = np.searchsorted(frame, np.arange(n + 1))
-    dft = spectra.dft[tile].numpy()
-    total = np.zeros(dft.shape[1:], np.complex64)
+    values = dft.numpy()
+    total = np.zeros(values.shape[1:], np.complex64)
     slope = np.empty((n, 2))
     _gradient_kernel(
-        dft, along_y, along_x, weight.numpy(), spectra.ky_per_px.numpy(), spectra.kx_per_px.numpy(),
-        start, other, deficit[frame, other].astype(np.float32), np.empty_like(dft), total, slope,
+        values, along_y, along_x, weight.numpy(), spectra.ky_per_px.numpy(), spectra.kx_per_px.numpy(),
+        start, other, deficit[frame, other].astype(np.float32), np.empty_like(values), total, slope,
     )  # fmt: skip
     return 4 * math.pi * slope, torch.from_numpy(total)
 
 
 def gradient_torch(
-    spectra: TileSpectra, tile: int, residual_px: np.ndarray, weight: Tensor, pair_weight: np.ndarray | None = None
+    spectra: TileSpectra, dft: Tensor, residual_px: np.ndarray, weight: Tensor, pair_weight: np.ndarray | None = None
 ) -> tuple[np.ndarray, Tensor]:
     """The twin of `gradient` in plain torch; used on a GPU."""
-    aligned = align_spectra(spectra, tile, residual_px)
+    aligned = dft * phase_factors(spectra, residual_px)
     flat = aligned.reshape(aligned.shape[0], -1)
     total = aligned.sum(0)
     others = total.reshape(1, -1)
@@ -149,19 +149,20 @@ def pair_laplacian(n_frames: int, pair_weight: np.ndarray | None = None) -> np.n
     return np.asarray(np.diag(u.sum(1)) - u)
 
 
-def measure_ssnr(spectra: TileSpectra, aligned_power: np.ndarray, power: np.ndarray) -> np.ndarray:
+def measure_ssnr(spectra: TileSpectra, excess: np.ndarray, n_pairs: np.ndarray) -> np.ndarray:
     """Signal-to-noise ratio of one frame per shell, smoothed, zero where it cannot be told from none.
 
     Parameters
     ----------
-    aligned_power
-        `Σ |Σ_t Y_t|²` per shell over all tiles, `(n_shells,)`.
-    power
-        `Σ Σ_t |Y_t|²` per shell over all tiles, `(n_shells,)`.
+    excess
+        `Σ |Σ_t Y_t|² - Σ_t |Y_t|²` per shell over all tiles, `(n_shells,)`.
+    n_pairs
+        How often the signal of one frame is in `excess`, for each coefficient of a shell, `(n_shells,)`: `T (T - 1)`,
+        less where a pattern was taken out.
     """
     n, t = spectra.n_shells, spectra.n_frames
     counts = spectra.shell_counts() * spectra.n_tiles
-    raw_sum = (aligned_power - power) / (t * (t - 1))
+    raw_sum = excess / n_pairs
     smooth = np.zeros(n)
     error = np.full(n, np.inf)
     for s in range(n):
@@ -169,6 +170,6 @@ def measure_ssnr(spectra: TileSpectra, aligned_power: np.ndarray, power: np.ndar
         window = slice(max(0, s - half), min(n, s + half + 1))
         if counts[window].sum() > 0:
             smooth[s] = raw_sum[window].sum() / counts[window].sum()
-            error[s] = 1 / (t * math.sqrt(counts[window].sum()))
+            error[s] = t / (n_pairs[s] * math.sqrt(counts[window].sum()))
     ratio = np.where(smooth > 0, 2 * error / np.maximum(smooth, 1e-30), np.inf)
     return np.where(ratio < 1, smooth * (1 - np.minimum(ratio, 1) ** 2), 0.0)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cryoloom.fourier.resize import good_size
 from cryoloom.fourier.transform import rfftn
+from cryoloom.motion.static import pattern_share
 
 _FADE = 0.05  # part of a tile over which it fades at each side
 _AXIS_LINES = 1  # patterns of rows and columns lie on the axes of the spectrum: left out
@@ -44,6 +45,8 @@ class TileSpectra:
         Power by which each shell was divided, `(n_shells,)` float64.
     power
         `Σ_t |F_t|²` in each shell of each tile, with multiplicities, `(j, n_shells)` float64.
+    pattern
+        `κ` of `static.py`: share of the detector's fixed pattern that was taken out of each frame; 0 for none.
     """
 
     dft: Tensor
@@ -57,6 +60,7 @@ class TileSpectra:
     multiplicity: Tensor
     noise_power: np.ndarray
     power: np.ndarray
+    pattern: float = 0.0
 
     @property
     def n_tiles(self) -> int:
@@ -165,6 +169,36 @@ def cut_tiles(
         power=np.zeros((len(origins), n_shells)),
     )
     return _whiten(spectra)
+
+
+def without_pattern(spectra: TileSpectra, pattern: float) -> TileSpectra:
+    """Take the pattern that is fixed on the detector out of all frames, in place; see `static.py`.
+
+    Parameters
+    ----------
+    pattern
+        Power of the pattern over that of the noise, `g` of `static.py`.
+    """
+    share = pattern_share(pattern, spectra.n_frames)
+    if share <= 0:
+        return spectra
+    spectra.dft.mul_((1 + pattern) ** 0.5)  # whitening took the pattern for noise
+    power = np.empty_like(spectra.power)
+    for j in range(spectra.n_tiles):
+        phase = pattern_phase(spectra, j)
+        still = (phase.conj() * spectra.dft[j]).sum(0)
+        spectra.dft[j] -= share * phase * still
+        tile = spectra.dft[j]
+        power[j] = spectra.shell_sums((tile.real**2 + tile.imag**2).sum(0))
+    return TileSpectra(**{**spectra.__dict__, "power": power, "pattern": share})
+
+
+def pattern_phase(spectra: TileSpectra, tile: int) -> Tensor:
+    """Phase of what is fixed on the detector in each frame of a tile, `(t, ny, nx)` complex64."""
+    offset = torch.as_tensor(spectra.offset_px[tile], dtype=torch.float32, device=spectra.dft.device)
+    along_y = torch.exp(2j * math.pi * offset[:, :1] * spectra.ky_per_px)
+    along_x = torch.exp(2j * math.pi * offset[:, 1:] * spectra.kx_per_px)
+    return along_y[:, :, None] * along_x[:, None, :]
 
 
 def _whiten(spectra: TileSpectra) -> TileSpectra:

@@ -1,0 +1,101 @@
+"""The stage from files to files."""
+
+import json
+
+import numpy as np
+import pytest
+from motion_bed import simulate
+
+from cryoloom.contract import CryoloomError
+from cryoloom.io.mrc import read_mrc, write_mrc
+from cryoloom.io.records import read_micrographs
+from cryoloom.io.star import read_star
+from cryoloom.io.tiff import write_tiff
+from cryoloom.project.runner import run_stage
+
+
+@pytest.fixture(scope="module")
+def movies(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("movies")
+    rng = np.random.default_rng(0)
+    gain = rng.normal(1, 0.05, (300, 360)).clip(0.5).astype(np.float32)
+    truth = []
+    for i in range(2):
+        movie = simulate((300, 360), 12, snr=2e-2, drift_px=8, seed=i)
+        raw = np.minimum(rng.poisson(movie.frames / gain), 255).astype(np.uint8)
+        raw[:, 50, 60] = 40
+        write_tiff(folder / f"m{i}.tif", raw)
+        truth.append(movie)
+    write_mrc(folder / "gain.mrc", gain[::-1], 1.0)  # upside down: to be found
+    return folder, truth
+
+
+def test_movies_become_micrographs_with_motion_files(movies, tmp_path):
+    folder, truth = movies
+    job = run_stage(
+        "motion",
+        inputs={"movies": str(folder / "m*.tif"), "gain": folder / "gain.mrc"},
+        settings={"pixel_size": 1.0, "dose_per_frame": 1.5, "even_odd": True},
+        out=tmp_path / "out",
+    )
+    summary = json.loads((job.folder / "summary.json").read_text())
+    assert summary["verdict"] == "found"
+    assert summary["n_out"] == 2
+    assert summary["gain"]["certain"] and not summary["gain"]["divide"]
+    micrographs = read_micrographs(job["micrographs"])
+    assert len(micrographs) == 2
+    for i in range(2):
+        image, odd, even = (
+            read_mrc(p[i])[0].reshape(300, 360)
+            for p in (micrographs.path, micrographs.path_odd, micrographs.path_even)
+        )
+        np.testing.assert_allclose(odd + even, image, atol=1e-4)
+        assert image.mean() == pytest.approx(12, rel=0.05)
+        star = read_star(micrographs.motion_path[i])
+        shift = star["global_shift"]
+        found = -np.stack([shift.numbers("rlnMicrographShiftY"), shift.numbers("rlnMicrographShiftX")], -1)
+        true = truth[i].drift_px
+        assert np.sqrt(np.mean((found - found.mean(0) - true + true.mean(0)) ** 2)) < 0.5
+        assert len(star["local_motion_model"]) == 36
+    assert np.isfinite(micrographs.motion_total).all()
+
+
+def test_binned_results_have_the_binned_pixel_size(movies, tmp_path):
+    folder, _ = movies
+    job = run_stage(
+        "motion",
+        inputs={"movies": str(folder / "m0.tif")},
+        settings={"pixel_size": 1.0, "binning": 2.0, "local_motion": False, "last_frame": 6},
+        out=tmp_path / "out",
+    )
+    micrographs = read_micrographs(job["micrographs"])
+    image, header = read_mrc(micrographs.path[0])
+    assert image.shape[-2:] == (150, 180)
+    assert header.pixel_size == pytest.approx(2.0)
+    assert micrographs.optics[0].pixel_size == pytest.approx(2.0)
+    assert "no dose per frame" in " ".join(job.summary["reasons"])
+
+
+def test_an_empty_movie_is_named_and_the_others_are_finished(movies, tmp_path):
+    folder, _ = movies
+    write_tiff(tmp_path / "empty.tif", np.zeros((12, 300, 360), np.uint8))
+    job = run_stage(
+        "motion",
+        inputs={"movies": [folder / "m0.tif", tmp_path / "empty.tif", folder / "m1.tif"]},
+        settings={"pixel_size": 1.0},
+        out=tmp_path / "out",
+    )
+    assert job.summary["n_out"] == 2
+    assert "empty.tif" in json.dumps(job.summary["left_out"])
+
+
+def test_a_gain_of_another_size_is_refused_in_one_sentence(movies, tmp_path):
+    folder, _ = movies
+    write_mrc(tmp_path / "gain.mrc", np.ones((100, 120), np.float32), 1.0)
+    with pytest.raises(CryoloomError, match="gain"):
+        run_stage(
+            "motion",
+            inputs={"movies": str(folder / "m0.tif"), "gain": tmp_path / "gain.mrc"},
+            settings={"pixel_size": 1.0},
+            out=tmp_path / "out",
+        )
