@@ -127,7 +127,7 @@ def test_frames_laid_on_each_other_by_the_true_motion_show_the_particle(particle
     spectrum, diameter = particle
     recipe = MovieRecipe(
         shape=(256, 256), n_frames=12, pixel_size=2.0, n_particles=1, contamination=0, carbon=0, ice_thickness=1e-3,
-        drift=20.0, doming=6.0, damage=False, mtf=False, defocus=(12_000, 12_001), bfactor=30.0,
+        drift=8.0, doming=4.0, damage=False, mtf=False, defocus=(12_000, 12_001), bfactor=30.0,
     )  # fmt: skip
     truth = draw_truth(recipe, diameter, 3, 0)
     if not (60 < truth.position_px[0]).all() or not (truth.position_px[0] < 196).all():
@@ -142,7 +142,7 @@ def test_frames_laid_on_each_other_by_the_true_motion_show_the_particle(particle
 
     assert float(similarity.min()) > 0.97
     unmoved = contrast[:, 90:166, 90:166].reshape(12, -1)
-    assert float(torch.corrcoef(unmoved)[0, -1]) < 0.6
+    assert float(torch.corrcoef(unmoved)[0, -1]) < 0.8
 
 
 def test_protein_is_dark_and_damage_takes_fine_detail_first(particle):

@@ -32,7 +32,7 @@ def test_a_potential_has_the_transform_of_its_atoms(box):
     index = rng.integers(-box // 2 + 4, box // 2 - 3, (300, 3))  # zyx
     k = index / (box * pixel_size)
     length = np.linalg.norm(k, axis=1)
-    use = length < 0.9 * 0.5 / pixel_size
+    use = length < 0.84 * 0.5 / pixel_size
     factors = np.stack([scattering_factor(e, length, b) for e, b in zip(atoms.element, atoms.bfactor, strict=True)], 1)
     phases = np.exp(-2j * np.pi * k[:, ::-1] @ atoms.position.T)
     expected = (factors * atoms.occupancy * phases).sum(1) / pixel_size**3

@@ -47,7 +47,8 @@ def potential_map(
     solvent
         Subtract the ice that the atoms displace.
     bandlimit
-        Largest frequency kept as a fraction of Nyquist; the last 6 % fall off as a cosine.
+        Largest frequency kept as a fraction of Nyquist; the last 15 % fall off as a cosine, so that detail at the limit does not
+        ring through the box.
 
     Raises
     ------
@@ -65,20 +66,23 @@ def potential_map(
     k2 = (frequency_grid((box,) * 3, pixel_size) ** 2).sum(-1)
     dft *= torch.exp(blur * k2 / 4)
     if solvent:
-        dft -= ICE_WITHOUT_HYDROGENS * image_to_dft(solvent_envelope(atoms, box, pixel_size), 3)
+        # drawn on the fine grid too: it is no linear function of the atoms, so its detail must not alias
+        envelope = image_to_dft(solvent_envelope(atoms, fine, pixel_size / 2), 3)
+        dft -= ICE_WITHOUT_HYDROGENS / 8 * crop_dft(envelope, (fine,) * 3, (box,) * 3)
     dft *= _bandlimit(k2.sqrt() * (2 * pixel_size / bandlimit))
     return VolumeMap(dft_to_image(dft, (box,) * 3).numpy().astype(np.float32), pixel_size)
 
 
 def solvent_envelope(atoms: Atoms, box: int, pixel_size: float) -> torch.Tensor:
     """How much of each voxel the atoms take from the ice, `(box, box, box)` in [0, 1)."""
-    sigma = max(_ENVELOPE_SIGMA, pixel_size)
-    r2 = np.arange(0, (4.5 * sigma) ** 2, _STEP)
+    sigma = max(_ENVELOPE_SIGMA, 0.8 * pixel_size)
+    r2 = np.arange(0, (4 * sigma) ** 2, _STEP)
     profile = np.exp(-r2 / (2 * sigma**2)) / (2 * math.pi * sigma**2) ** 1.5
     grid = np.zeros((box,) * 3, np.float32)
     kind = np.zeros(len(atoms), np.int64)
     _draw(grid, atoms.position / pixel_size, kind, atoms.occupancy, profile[None].astype(np.float32), pixel_size**2)
-    return torch.from_numpy(1 - np.exp(-grid / _ENVELOPE_SCALE))
+    grid *= np.float32(-1 / _ENVELOPE_SCALE)
+    return torch.from_numpy(-np.expm1(grid, out=grid))
 
 
 def scattering_factor(element: int, k: np.ndarray, bfactor: float = 0.0) -> np.ndarray:
@@ -96,8 +100,8 @@ def _gaussians(element: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _bandlimit(fraction: torch.Tensor) -> torch.Tensor:
-    """1 below 0.94 of the limit, a cosine down to 0 at the limit."""
-    ramp = ((fraction - 0.94) / 0.06).clamp(0, 1)
+    """1 below 0.85 of the limit, a cosine down to 0 at the limit."""
+    ramp = ((fraction - 0.85) / 0.15).clamp(0, 1)
     return 0.5 * (1 + torch.cos(math.pi * ramp))
 
 
