@@ -76,7 +76,10 @@ class Spectrum:
         self.shape = (int(padded.shape[0]), int(padded.shape[1]))
         dft = rfftn(padded, 2)
         power = smooth_spectrum(shell_mean(dft.abs() ** 2, self.shape))
-        self.weight = spread_shells(power.clamp_min(1e-3 * float(power.max())) ** -exponent, self.shape).float()
+        power = power.clamp_min(1e-3 * float(power.max()))
+        # beyond the last shell nothing is used
+        self.weight = spread_shells(power**-exponent, self.shape).float()
+        self.power_weight = spread_shells(power ** (1 - exponent), self.shape).float()
         frequency = frequency_grid(self.shape, 1.0, device=image.device)
         self.frequency = frequency / torch.tensor(pixel_size, device=image.device)
         self.radius = self.frequency.square().sum(-1).sqrt()

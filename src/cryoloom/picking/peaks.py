@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from scipy.ndimage import maximum_filter
 from scipy.spatial import cKDTree
 from torch import Tensor
 
@@ -25,9 +26,7 @@ def find_peaks(score: Tensor, distance_px: float, *, lowest: float = 0.0) -> tup
     value
         `(n,)` float64.
     """
-    reach = max(1, int(0.4 * distance_px))
-    pooled = torch.nn.functional.max_pool2d(score[None, None], (2 * reach + 1, 1), 1, (reach, 0))
-    pooled = torch.nn.functional.max_pool2d(pooled, (1, 2 * reach + 1), 1, (0, reach))[0, 0]
+    pooled = _local_maximum(score, max(1, int(0.4 * distance_px)))
     place = torch.nonzero((score == pooled) & (score > lowest))
     value = score[place[:, 0], place[:, 1]].double().cpu().numpy()
     position = place.cpu().numpy()
@@ -65,3 +64,18 @@ def refine_peaks(score: np.ndarray, position: np.ndarray) -> np.ndarray:
         offset = np.where(curvature < 0, 0.5 * (low - high) / np.minimum(curvature, -1e-12), 0.0)
         refined[inner, axis] += np.clip(offset, -0.5, 0.5)
     return refined
+
+
+def normalise_by_background(score: Tensor) -> Tensor:
+    """Shift and scale so that the background, judged by the lower half of all values, has mean 0 and deviation 1."""
+    sample = score.reshape(-1)[:: max(1, score.numel() // 40_000)].sort().values
+    low, middle = sample[int(0.1587 * len(sample))], sample[len(sample) // 2]
+    return (score - middle) / (middle - low).clamp_min(1e-6)
+
+
+def _local_maximum(score: Tensor, reach: int) -> Tensor:
+    """Largest value within a square of `2 reach + 1` pixels."""
+    if not score.is_cuda:
+        return torch.from_numpy(maximum_filter(score.numpy(), 2 * reach + 1, mode="nearest"))
+    pooled = torch.nn.functional.max_pool2d(score[None, None], (2 * reach + 1, 1), 1, (reach, 0))
+    return torch.nn.functional.max_pool2d(pooled, (1, 2 * reach + 1), 1, (0, reach))[0, 0]

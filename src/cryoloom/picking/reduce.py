@@ -93,7 +93,7 @@ def remove_spikes(image: Tensor, n_sigma: float = 7.0) -> Tensor:
 
 
 def flatten_background(image: Tensor, extent_px: float, *, limit: float = 5.0) -> Tensor:
-    """Subtract what is smoother than `extent_px`, scale to unit variance and limit extreme values.
+    """Subtract a cubic surface and what is smoother than `extent_px`, scale to unit variance and limit extreme values.
 
     Parameters
     ----------
@@ -104,11 +104,47 @@ def flatten_background(image: Tensor, extent_px: float, *, limit: float = 5.0) -
     limit
         Values are limited to this many robust standard deviations.
     """
-    flat = image - _gaussian(image, extent_px)
+    flat = remove_trend(image)
+    flat = flat - _gaussian(flat, extent_px)
     sigma = 1.4826 * flat.abs().median().clamp_min(1e-12)
     flat = (flat / sigma).clamp(-limit, limit)
     flat = flat - flat.mean()
     return flat / flat.std().clamp_min(1e-6)
+
+
+def remove_trend(image: Tensor, degree: int = 3, blocks: int = 24) -> Tensor:
+    """Subtract the polynomial surface that fits the block means, without those that lie far from it, `(h, w)`."""
+    h, w = image.shape
+    means = torch.nn.functional.adaptive_avg_pool2d(image[None, None], (min(blocks, h), min(blocks, w)))[0, 0].double()
+    basis = _polynomials(means.shape[0], means.shape[1], degree, image.device)  # (k, bh, bw)
+    flat_basis, values = basis.reshape(len(basis), -1), means.reshape(-1)
+    weight = torch.ones_like(values)
+    for _ in range(4):
+        normal = (flat_basis * weight) @ flat_basis.T
+        normal = normal + 1e-9 * normal.diagonal().mean() * torch.eye(
+            len(basis), dtype=torch.float64, device=image.device
+        )
+        coefficients = torch.linalg.solve(normal, (flat_basis * weight) @ values)
+        residual = values - coefficients @ flat_basis
+        sigma = 1.4826 * residual.abs().median().clamp_min(1e-12)
+        weight = 1.0 / (1.0 + (residual / (3 * sigma)) ** 2)
+    surface = torch.einsum("k,khw->hw", coefficients, _polynomials(h, w, degree, image.device))
+    return image - surface.to(image.dtype)
+
+
+def _polynomials(h: int, w: int, degree: int, device: torch.device) -> Tensor:
+    """Products of Legendre polynomials up to a total degree at the centres of pixels, `(k, h, w)` float64."""
+    y = (2 * torch.arange(h, dtype=torch.float64, device=device) + 1) / h - 1
+    x = (2 * torch.arange(w, dtype=torch.float64, device=device) + 1) / w - 1
+    py, px = _legendre(y, degree), _legendre(x, degree)
+    return torch.stack([py[i][:, None] * px[j][None, :] for i in range(degree + 1) for j in range(degree + 1 - i)])
+
+
+def _legendre(t: Tensor, degree: int) -> list[Tensor]:
+    values = [torch.ones_like(t), t]
+    for n in range(1, degree):
+        values.append(((2 * n + 1) * t * values[n] - n * values[n - 1]) / (n + 1))
+    return values[: degree + 1]
 
 
 def _uniform(image: Tensor, size: int) -> Tensor:

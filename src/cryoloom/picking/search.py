@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from cryoloom.picking.matched import Spectrum, Transfer
-from cryoloom.picking.peaks import find_peaks
+from cryoloom.picking.peaks import find_peaks, normalise_by_background
 from cryoloom.picking.reduce import Reduced, flatten_background, reduce_micrograph
-from cryoloom.picking.scale import tail_weight
+from cryoloom.picking.scale import count_votes
 
+Matcher = Callable[[Spectrum, float], tuple[Tensor, Tensor, dict[str, Tensor]]]
 LOWEST = 2.0  # candidates below this many standard deviations of the background are not kept
 
 
@@ -32,8 +34,10 @@ class Candidates:
         Standard deviations of the background, `(n,)`.
     density, texture
         Mean and standard deviation of the flattened image within the particle's circle, `(n,)`.
+    contested
+        True where a higher decoy lies within the distance that peaks keep, `(n,)`.
     decoys
-        Scores of the peaks of the inverted map, `(m,)`.
+        Scores of the peaks of the inverted map that no higher candidate contests, `(m,)`.
     labels
         Further columns (`psi`, `class_number`).
     """
@@ -42,6 +46,7 @@ class Candidates:
     score: np.ndarray
     density: np.ndarray
     texture: np.ndarray
+    contested: np.ndarray
     decoys: np.ndarray
     labels: dict[str, np.ndarray]
 
@@ -52,6 +57,7 @@ class Candidates:
             "score": np.round(self.score, 4),
             "density": np.round(self.density, 4),
             "texture": np.round(self.texture, 4),
+            "contested": self.contested,
             "decoys": np.round(self.decoys, 4),
             "labels": {name: np.round(column, 4) for name, column in self.labels.items()},
         }
@@ -61,19 +67,22 @@ class Candidates:
         """Inverse of `as_json`."""
         return cls(
             np.asarray(stored["position"], dtype=np.float64).reshape(-1, 2),
-            *(np.asarray(stored[name], dtype=np.float64) for name in ("score", "density", "texture", "decoys")),
+            *(np.asarray(stored[name], dtype=np.float64) for name in ("score", "density", "texture")),
+            np.asarray(stored["contested"], dtype=bool),
+            np.asarray(stored["decoys"], dtype=np.float64),
             {name: np.asarray(column) for name, column in stored["labels"].items()},
         )
 
 
 def survey_scales(
-    image: Tensor, pixel_size: float, transfer: Transfer | None, diameters: Sequence[float], *, dark: bool
-) -> np.ndarray:
-    """Evidence for each diameter from one micrograph, `(n,)`; see `scale.tail_weight`."""
-    reduced = reduce_micrograph(image, pixel_size, diameters[0] / 8, dark=dark)
-    flat = flatten_background(reduced.image, diameters[-1] / reduced.mean_pixel_size)
-    margin = int(0.5 * diameters[-1] / reduced.mean_pixel_size)
-    return tail_weight(Spectrum(flat, reduced.pixel_size, transfer, margin_px=margin), diameters)
+    image: Tensor, pixel_size: float, transfer: Transfer | None, diameters: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Votes of one micrograph for each diameter as if particles were dark, and as if bright; see `scale`."""
+    reduced = reduce_micrograph(image, pixel_size, diameters[0] / 8, dark=True)
+    px = reduced.mean_pixel_size
+    flat = flatten_background(reduced.image, diameters[-1] / px)
+    spectrum = Spectrum(flat, reduced.pixel_size, transfer, margin_px=int(0.5 * diameters[-1] / px))
+    return count_votes(spectrum, diameters, px)
 
 
 def search_micrograph(
@@ -85,7 +94,7 @@ def search_micrograph(
     dark: bool,
     distance: float,
     margin: float,
-    matcher: Callable[[Spectrum], tuple[Tensor, dict[str, Tensor]]] | None = None,
+    matcher: Matcher | None = None,
 ) -> Candidates:
     """All candidates on one micrograph.
 
@@ -104,34 +113,49 @@ def search_micrograph(
     distance, margin
         Smallest distance of two candidates, and of a candidate from the edge, in diameters.
     matcher
-        Makes the score map (and label maps) from the prepared spectrum; by default the round filter.
+        Makes the score map, that of the inverted micrograph, and maps of labels from the prepared spectrum and its
+        pixel size; by default the round filter.
     """
     reduced = reduce_micrograph(image, pixel_size, diameter / 16, dark=dark)
     px = reduced.mean_pixel_size
     flat = flatten_background(reduced.image, 2 * diameter / px)
     spectrum = Spectrum(flat, reduced.pixel_size, transfer, margin_px=int(diameter / px))
     if matcher is None:
-        score, labels = spectrum.score_map(diameter), {}
+        score = spectrum.score_map(diameter)
+        decoy, labels = -score, {}
     else:
-        score, labels = matcher(spectrum)
+        score, decoy, labels = matcher(spectrum, px)
     score = normalise_by_background(score)
-    place, value = find_peaks(score, distance * diameter / px, lowest=LOWEST)
-    decoy_place, decoys = find_peaks(-score, distance * diameter / px, lowest=LOWEST)
+    decoy = normalise_by_background(decoy)
+    reach = distance * diameter / px
+    place, value = find_peaks(score, reach, lowest=LOWEST)
+    decoy_place, decoys = find_peaks(decoy, reach, lowest=LOWEST)
+    contested, decoys_kept = compete(place, value, decoy_place, decoys, reach)
     inside = _away_from_edges(place, reduced, margin * diameter)
-    decoys = decoys[_away_from_edges(decoy_place, reduced, margin * diameter)]
-    place, value = place[inside], value[inside]
+    decoys = decoys[_away_from_edges(decoy_place, reduced, margin * diameter) & decoys_kept]
+    place, value, contested = place[inside], value[inside], contested[inside]
     density, texture = circle_statistics(reduced, place, diameter)
     y, x = np.rint(place).astype(int).T if len(place) else (np.zeros(0, int), np.zeros(0, int))
     columns = {name: plane[y, x].cpu().numpy() for name, plane in labels.items()}
     position = reduced.to_micrograph(torch.from_numpy(place)).numpy()
-    return Candidates(position, value, density, texture, decoys, columns)
+    return Candidates(position, value, density, texture, contested, decoys, columns)
 
 
-def normalise_by_background(score: Tensor) -> Tensor:
-    """Shift and scale so that the background, judged by the lower half of all values, has mean 0 and deviation 1."""
-    sample = score.reshape(-1)[:: max(1, score.numel() // 200_000)]
-    low, middle = torch.quantile(sample, torch.tensor([0.1587, 0.5], device=score.device))
-    return (score - middle) / (middle - low).clamp_min(1e-6)
+def compete(
+    place: np.ndarray, value: np.ndarray, decoy_place: np.ndarray, decoys: np.ndarray, reach: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which candidates a higher decoy contests within `reach` pixels, and which decoys no higher candidate contests.
+
+    In noise both sides lose alike, so their counts stay comparable; beside a particle its own dark fringe does
+    not count as a decoy.
+    """
+    contested, kept = np.zeros(len(value), dtype=bool), np.ones(len(decoys), dtype=bool)
+    if len(value) and len(decoys):
+        near = cKDTree(place).sparse_distance_matrix(cKDTree(decoy_place), reach, output_type="coo_matrix")
+        higher = value[near.row] > decoys[near.col]
+        kept[near.col[higher]] = False
+        contested[near.row[~higher]] = True
+    return contested, kept
 
 
 def circle_statistics(reduced: Reduced, place: np.ndarray, diameter: float) -> tuple[np.ndarray, np.ndarray]:

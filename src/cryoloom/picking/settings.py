@@ -11,7 +11,7 @@ class PickSettings(Settings):
     """Particles found on micrographs, without references or with the data's own class averages."""
 
     diameter: float | None = setting(None, "Diameter of the particle.", unit="Å", gt=0)
-    diameter_min: float = setting(60.0, "Smallest diameter tried when it is not given.", unit="Å", gt=0)
+    diameter_min: float = setting(50.0, "Smallest diameter tried when it is not given.", unit="Å", gt=0)
     diameter_max: float = setting(450.0, "Largest diameter tried when it is not given.", unit="Å", gt=0)
     false_picks: float = setting(
         0.15, "Largest fraction of picks that noise of the same micrographs would give as well.", gt=0, lt=1
@@ -24,7 +24,9 @@ class PickSettings(Settings):
     margin: float = setting(
         0.4, "Smallest distance of a pick from the edge, as a fraction of the diameter.", ge=0, expert=True
     )
-    contrast: Literal["dark", "bright"] = setting("dark", "Whether particles are darker than what is around them.")
+    contrast: Literal["auto", "dark", "bright"] = setting(
+        "auto", "Whether particles are darker or brighter than what is around them."
+    )
     reference_contrast: Literal["auto", "dark", "bright"] = setting(
         "auto", "Whether particles are dark or bright in the references.", expert=True
     )

@@ -1,5 +1,6 @@
 """Stage `pick`: micrographs in, positions of particles out."""
 
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,13 @@ from cryoloom.contract import Figure, Run, stage
 from cryoloom.data import MicrographSet, PickSet
 from cryoloom.io.images import read_micrograph
 from cryoloom.io.records import write_coordinates
+from cryoloom.picking.bank import Bank, References, build_bank, match_bank
 from cryoloom.picking.calibrate import Calibration, calibrate
 from cryoloom.picking.junk import outliers
-from cryoloom.picking.matched import Transfer, default_transfer, scales
+from cryoloom.picking.matched import Spectrum, Transfer, default_transfer, scales
 from cryoloom.picking.reduce import flatten_background, reduce_micrograph
-from cryoloom.picking.scale import best_scale, pool
+from cryoloom.picking.references import load_references, reference_diameter
+from cryoloom.picking.scale import Scale, decide_scale
 from cryoloom.picking.search import Candidates, search_micrograph, survey_scales
 from cryoloom.picking.settings import PICK, PickSettings
 
@@ -25,7 +28,6 @@ def pick_particles(micrographs: MicrographSet, references: Any, settings: PickSe
     """Find particles on all micrographs; see `PickSettings`."""
     reasons: list[str] = []
     rows = list(range(len(micrographs)))
-    dark = settings.contrast == "dark"
 
     def name_of(row: int) -> str:
         return str(micrographs.path[row])
@@ -34,16 +36,22 @@ def pick_particles(micrographs: MicrographSet, references: Any, settings: PickSe
         image = torch.from_numpy(read_micrograph(micrographs.path[row])).to(run.device)
         return image, micrographs.optics[int(micrographs.optics_index[row])].pixel_size
 
-    matcher_of, reference_diameter = None, None
+    bank_of, diameter = None, settings.diameter
     if references is not None:
-        from cryoloom.picking.references import prepare_references
-
-        matcher_of, reference_diameter = prepare_references(references, settings, run.device)
-    diameter = settings.diameter or reference_diameter
-    if diameter is None:
-        diameter, clear = _find_diameter(micrographs, rows, load, name_of, settings, run)
-        if not clear:
-            reasons.append("no diameter stands out on these micrographs; give --diameter")
+        images = load_references(
+            references, pixel_size=settings.reference_pixel_size, contrast=settings.reference_contrast
+        )
+        diameter = diameter or reference_diameter(images)
+        bank_of = _BankMaker(images, diameter, np.deg2rad(settings.angle_step_deg))
+    dark = settings.contrast != "bright"
+    if diameter is None or settings.contrast == "auto":
+        scale = _survey(micrographs, load, name_of, diameter, settings, run)
+        if settings.contrast == "auto":
+            dark = scale.dark
+        if diameter is None:
+            diameter = scale.diameter
+            if not scale.clear:
+                reasons.append("no diameter stands out on these micrographs; give --diameter")
 
     def search(row: int) -> dict[str, Any]:
         image, pixel_size = load(row)
@@ -55,7 +63,7 @@ def pick_particles(micrographs: MicrographSet, references: Any, settings: PickSe
             dark=dark,
             distance=settings.distance,
             margin=settings.margin,
-            matcher=matcher_of,
+            matcher=bank_of,
         )
         return found.as_json()
 
@@ -88,6 +96,23 @@ def pick_particles(micrographs: MicrographSet, references: Any, settings: PickSe
     return {"picks": picks}
 
 
+class _BankMaker:
+    """Matches micrographs with a bank of templates, which is made once for each pixel size."""
+
+    def __init__(self, references: References, diameter: float, angle_step: float) -> None:
+        self._arguments = (references, diameter, angle_step)
+        self._banks: dict[float, Bank] = {}
+        self._lock = Lock()
+
+    def __call__(self, spectrum: Spectrum, pixel_size: float) -> tuple[torch.Tensor, torch.Tensor, dict]:
+        references, diameter, angle_step = self._arguments
+        key = round(pixel_size, 3)
+        with self._lock:
+            if key not in self._banks:
+                self._banks[key] = build_bank(references, key, diameter, angle_step)
+        return match_bank(spectrum, self._banks[key])
+
+
 def transfer_of(micrographs: MicrographSet, row: int) -> Transfer:
     """CTF of a micrograph; a usual one where it is not known."""
     optics = micrographs.optics[int(micrographs.optics_index[row])]
@@ -109,39 +134,42 @@ def transfer_of(micrographs: MicrographSet, row: int) -> Transfer:
     )
 
 
-def _find_diameter(
-    micrographs: MicrographSet, rows: list[int], load: Any, name_of: Any, settings: PickSettings, run: Run
-) -> tuple[float, bool]:
-    """The diameter that the micrographs agree on, and whether it stands out."""
+def _survey(
+    micrographs: MicrographSet, load: Any, name_of: Any, diameter: float | None, settings: PickSettings, run: Run
+) -> Scale:
+    """Diameter and contrast that the micrographs agree on; a given diameter is only looked around."""
     finest = max(group.pixel_size for group in micrographs.optics)
-    diameters = scales(max(settings.diameter_min, 8 * finest), settings.diameter_max)
-    chosen = rows if len(rows) <= 100 else [rows[i] for i in np.linspace(0, len(rows) - 1, 100).astype(int)]
+    if diameter is None:
+        diameters, most = scales(max(settings.diameter_min, 8 * finest), settings.diameter_max), 100
+    else:
+        diameters, most = [diameter / 1.25, diameter, 1.25 * diameter], 8
+    n = len(micrographs)
+    chosen = [int(row) for row in np.unique(np.linspace(0, n - 1, min(n, most)).astype(int))]
 
     def survey(row: int) -> dict[str, Any]:
         image, pixel_size = load(row)
-        transfer = transfer_of(micrographs, row)
-        weights = survey_scales(image, pixel_size, transfer, diameters, dark=settings.contrast == "dark")
-        return {"weights": weights}
+        bright, dark = survey_scales(image, pixel_size, transfer_of(micrographs, row), diameters)
+        return {"bright": np.round(bright, 2), "dark": np.round(dark, 2)}
 
-    stored = run.each(chosen, survey, key=name_of, label="Finding the diameter")
-    table = np.asarray([entry["weights"] for entry in stored if entry is not None])
-    pooled = pool(table)
-    diameter, weight = best_scale(diameters, pooled)
-    run.log(f"diameter {diameter:.0f} Å (weight of the right tail {weight:.2f})")
-    run.show(
-        Figure(
-            name="diameter",
-            kind="curves",
-            title="Which diameter fits the micrographs",
-            caption="Skewness of the scores of a round filter of each diameter, over all micrographs. The diameter "
-            "at the peak is used.",
-            x_label="Diameter (Å)",
-            y_label="Skewness of scores",
-            data={"x": np.asarray(diameters), "y": {"all micrographs": pooled}},
+    stored = run.each(chosen, survey, key=name_of, label="Finding the size")
+    done = [entry for entry in stored if entry is not None]
+    scale = decide_scale(diameters, *(np.asarray([entry[side] for entry in done]) for side in ("bright", "dark")))
+    run.log(f"diameter {scale.diameter:.0f} Å, particles {'dark' if scale.dark else 'bright'}, clear: {scale.clear}")
+    if diameter is None:
+        run.summarise(diameter_evidence={"diameter": [round(d, 1) for d in diameters], "votes": scale.votes})
+        run.show(
+            Figure(
+                name="diameter",
+                kind="curves",
+                title="Which diameter fits the particles",
+                caption="Each particle votes for the diameter of the round filter that fits it best; what is inverted "
+                "votes against. The diameter is the upper end of the main peak, since some views are narrow.",
+                x_label="Diameter (Å)",
+                y_label="Votes",
+                data={"x": np.asarray(diameters), "y": {"all micrographs": scale.votes}},
+            )
         )
-    )
-    run.summarise(diameter_evidence={"diameter": [round(d, 1) for d in diameters], "skewness": pooled})
-    return diameter, weight > 0.05
+    return scale
 
 
 def _decide(
@@ -154,14 +182,15 @@ def _decide(
     score = np.concatenate([c.score for _, c in kept] or [np.zeros(0)])
     decoys = np.concatenate([c.decoys for _, c in kept] or [np.zeros(0)])
     density = np.concatenate([c.density for _, c in kept] or [np.zeros(0)])
+    alone = ~np.concatenate([c.contested for _, c in kept] or [np.zeros(0, dtype=bool)])
     texture = np.concatenate([c.texture for _, c in kept] or [np.zeros(0)])
     rule = {"false_picks": settings.false_picks, "least_probability": settings.least_probability}
-    first = calibrate(score, decoys, threshold=settings.threshold, **rule)
+    first = calibrate(score[alone], decoys, threshold=settings.threshold, **rule)
     good = np.ones(len(score), dtype=bool)
     if settings.exclude:
         good = ~outliers(density, texture, score >= first.threshold)
     n_junk = int((~good & (score >= first.threshold)).sum())
-    final = calibrate(score[good], decoys, threshold=settings.threshold, **rule)
+    final = calibrate(score[good & alone], decoys, threshold=settings.threshold, **rule)
     chosen = np.flatnonzero(good & (score >= final.threshold))
     labels: dict[str, np.ndarray] = {}
     for name in kept[0][1].labels if kept else ():
