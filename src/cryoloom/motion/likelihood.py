@@ -130,7 +130,7 @@ def _gradient_kernel(dft, along_y, along_x, weight, ky, kx, start, other, defici
                 sum_y += value
                 sum_x += value * kx[j]
             slope_y += ky[i] * sum_y
-            slope_x += sum_x
+            slope_x += float(sum_x)
         slope[t, 0] = slope_y
         slope[t, 1] = slope_x
 

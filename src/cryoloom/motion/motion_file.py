@@ -90,8 +90,8 @@ def relion_polynomial(field: MotionField) -> np.ndarray:
     """
     h, w = field.shape
     n_frames = field.modes_px.shape[1]
-    v, u = np.meshgrid((np.arange(12) + 0.5) / 12 - 0.5, (np.arange(12) + 0.5) / 12 - 0.5, indexing="ij")
-    v, u = v.reshape(-1), u.reshape(-1)
+    nodes = (np.arange(12) + 0.5) / 12 - 0.5
+    v, u = np.repeat(nodes, 12), np.tile(nodes, 12)
     local = field.at(np.stack([(v + 0.5) * h - 0.5, (u + 0.5) * w - 0.5], -1)) - field.trajectory_px
     place = np.stack([np.ones_like(u), u, u**2, v, v**2, u * v], -1)  # (n, 6)
     z = np.arange(n_frames, dtype=np.float64)
@@ -99,8 +99,8 @@ def relion_polynomial(field: MotionField) -> np.ndarray:
     time = np.stack([z / scale, (z / scale) ** 2, (z / scale) ** 3], -1)  # (t, 3)
     design = np.einsum("na,tb->ntab", place, time).reshape(-1, 18)
     found = np.linalg.lstsq(design, -local.reshape(-1, 2), rcond=1e-10)[0]  # (18, 2) yx
-    found = found.reshape(6, 3, 2) / (scale ** np.arange(1, 4))[None, :, None]
-    return np.concatenate([found[..., 1].reshape(-1), found[..., 0].reshape(-1)])
+    by_term = found.reshape(6, 3, 2) / (scale ** np.arange(1, 4))[None, :, None]
+    return np.concatenate([by_term[..., 1].reshape(-1), by_term[..., 0].reshape(-1)])
 
 
 def evaluate_relion_polynomial(

@@ -37,9 +37,8 @@ def measure_pattern(frames: Frames, n_tiles: int = 16) -> float:
     columns = np.linspace(0, w - size, side).astype(int)
     k = np.hypot(scipy.fft.fftfreq(size)[:, None], scipy.fft.rfftfreq(size))
     high = (k > _LOW) & (np.abs(scipy.fft.fftfreq(size))[:, None] > 2 / size) & (scipy.fft.rfftfreq(size) > 2 / size)
-    bad = np.zeros(h * w, bool)
-    bad[frames.bad] = True
-    bad = bad.reshape(h, w)
+    bad = np.zeros((h, w), bool)
+    bad.reshape(-1)[frames.bad] = True
     n_first, n_second = (n + 1) // 2, n // 2
     shared, power, count = 0.0, 0.0, 0
     for y in rows:

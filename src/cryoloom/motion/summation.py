@@ -98,9 +98,10 @@ def _add_band(raw, gain, bad, bad_row, donors, t, y0, y1, pad, shift, bank, weig
     height = np.float32(y1 - y0)
     middle = 0.5 * (top + bottom)
     for i in range(n_rows):
-        part = min(max((i + top - middle) / height, 0.0), 1.0)
+        below = min(max((i + top - middle) / height, 0.0), 1.0)
+        above = 1.0 - below  # type: ignore[operator]
         for r in range(n_runs):
-            d = (1 - part) * shift[0, r, 1] + part * shift[1, r, 1]
+            d = above * shift[0, r, 1] + below * shift[1, r, 1]
             whole = int(np.floor(d))
             f = int((d - whole) * N_FRACTIONS)
             start = _U(pad + r * RUN + whole - (N_TAPS // 2 - 1))
