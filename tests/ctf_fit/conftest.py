@@ -70,6 +70,21 @@ def simulate_micrograph(
     )
 
 
+def simulate_slab(rng, size, pixel_size, defocus, thickness, *, ice=0.9, envelope=30.0, n_layers=10):
+    """Ice in layers, each with its own defocus; the signal grows with the thickness (`ice` is for 1000 Å)."""
+    shape = (size, size)
+    total = 0
+    for n in range(n_layers):
+        z = ((n + 0.5) / n_layers - 0.5) * thickness
+        transfer, k = textbook_ctf(shape, pixel_size, defocus + z + 150, defocus + z - 150, 0.4)
+        total = total + scipy.fft.rfft2(rng.standard_normal(shape, dtype=np.float32)) * transfer
+    strength = ice * np.sqrt(thickness / 1000 / n_layers)
+    total = total * (strength * np.exp(-envelope * k**2 / 4 - (k / 0.4) ** 2))
+    background = 0.35 + 0.65 * np.sinc(k * pixel_size) ** 2 + 0.8 * np.exp(-k / 0.025) + 0.3 * np.exp(-k / 0.08)
+    total += scipy.fft.rfft2(rng.standard_normal(shape, dtype=np.float32)) * np.sqrt(background)
+    return scipy.fft.irfft2(total.astype(np.complex64), s=shape).astype(np.float32)
+
+
 def draw_case(seed, low=3_000.0, high=30_000.0, astigmatism_max=2_000.0):
     """One random micrograph's parameters: `(rng, u, v, angle, pixel_size, recipe)`."""
     rng = np.random.default_rng(seed)
@@ -95,6 +110,11 @@ def textbook():
 @pytest.fixture(scope="session")
 def micrograph():
     return simulate_micrograph
+
+
+@pytest.fixture(scope="session")
+def slab():
+    return simulate_slab
 
 
 @pytest.fixture(scope="session")

@@ -134,7 +134,7 @@ def test_the_phase_shift_is_fitted_with_the_defocus(case, micrograph, measure):
     for seed in range(800_000, 800_024):
         phase = float(rng.uniform(0, math.pi))
         image, pixel_size, u, v, _ = random_micrograph(
-            case, micrograph, seed, 4_000, 20_000, 2048, phase_shift=phase, envelope=70, ice=0.4
+            case, micrograph, seed, 4_000, 20_000, 3072, phase_shift=phase, envelope=70, ice=0.4
         )
         found = estimate(image, pixel_size, where, fit_phase_shift=True)
         errors.append(abs(math.remainder(math.degrees(found.defocus.phase_shift - phase), 180)))
@@ -147,6 +147,29 @@ def test_the_phase_shift_is_fitted_with_the_defocus(case, micrograph, measure):
         f"defocus error median {np.median(defocus):.0f} Å",
     )
     assert np.percentile(errors, 95) < 5
+
+
+@pytest.mark.slow
+@pytest.mark.capability("CTF-10")
+def test_the_thickness_of_ice_is_read_from_fading_rings(slab, measure):
+    errors, silent = [], 0
+    rng = np.random.default_rng(10)
+    for _ in range(10):
+        thickness = float(rng.uniform(700, 2_200))
+        image = slab(rng, 2560, 1.0, float(rng.uniform(9_000, 16_000)), thickness)
+        found = estimate(image, 1.0, with_thickness=True)
+        if math.isnan(found.thickness):
+            silent += 1
+        else:
+            errors.append(abs(found.thickness - thickness) / 10)
+    measure(
+        float(np.max(errors)) if errors else math.nan,
+        unit="nm",
+        threshold="< 5",
+        note=f"largest of 10, 2560² px, 70-220 nm; median {np.median(errors):.1f} nm; {silent} not stated",
+    )
+    assert silent <= 1
+    assert max(errors) < 5
 
 
 @pytest.mark.capability("CTF-1")

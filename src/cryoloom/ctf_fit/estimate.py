@@ -28,6 +28,7 @@ from cryoloom.ctf_fit.quality import (
 from cryoloom.ctf_fit.rings import RingData, prepare_rings, reweigh
 from cryoloom.ctf_fit.search import Candidate, SearchRange, search_defocus
 from cryoloom.ctf_fit.spectrum import TileSpectra, choose_tile, tile_spectra
+from cryoloom.ctf_fit.thickness import fit_thickness
 
 SEARCH_SECTORS = 20
 SEARCH_K_MAX = 0.25
@@ -52,6 +53,8 @@ class CtfEstimate:
     half_difference
         Difference of the mean defocus between two independent halves of the micrograph, Å; NaN where there are too
         few tiles.
+    thickness, thickness_error
+        Thickness of the specimen and its standard error, Å; NaN where it was not asked for or does not show.
     gain
         By how much the rings lower the weighted sum of squares, in units of its expected noise.
     k_limit
@@ -77,6 +80,8 @@ class CtfEstimate:
     angle_error: float
     phase_shift_error: float
     half_difference: float
+    thickness: float
+    thickness_error: float
     gain: float
     k_limit: float
     score: float
@@ -100,6 +105,7 @@ def estimate_image_ctf(
     k_max: float = 1 / 3.2,
     tile_extent: float = 768.0,
     fit_phase_shift: bool = False,
+    with_thickness: bool = False,
 ) -> CtfEstimate:
     """Estimate the CTF of a micrograph `(h, w)` of any real type, protein dark or bright.
 
@@ -113,6 +119,8 @@ def estimate_image_ctf(
         Frequencies used, 1/Å.
     tile_extent
         Edge of the first tiles, Å.
+    with_thickness
+        Also fit the thickness of the specimen.
     """
     k_max = min(k_max, 0.47 / pixel_size)
     shape = (int(image.shape[-2]), int(image.shape[-1]))
@@ -135,6 +143,10 @@ def estimate_image_ctf(
     for _ in range(2):
         weighted = reweigh(rings, fit.model)
         fit = fit_rings(weighted, beam, fit.defocus, fit_phase_shift=fit_phase_shift)
+    noise = spectra.variance_factor() * spectra.n_independent
+    slab = fit_thickness(fit, noise) if with_thickness else None
+    if slab:
+        fit = slab.fit
     known = posterior(fit, spectra)
     fit = fit_at_mean(fit, known)
     curves = ring_curves(weighted, fit, beam, spectra)
@@ -145,8 +157,10 @@ def estimate_image_ctf(
     return CtfEstimate(
         defocus=fit.defocus,
         **errors,
+        thickness=slab.thickness if slab else math.nan,
+        thickness_error=slab.error if slab else math.nan,
         half_difference=_half_difference(spectra, weighted, beam, fit),
-        gain=fit.gain / (spectra.variance_factor() * spectra.n_independent),
+        gain=fit.gain / noise,
         k_limit=k_limit,
         score=fit_score(curves, k_limit),
         anisotropy=anisotropy,

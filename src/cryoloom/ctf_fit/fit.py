@@ -52,6 +52,7 @@ def fit_rings(
     start: Defocus,
     *,
     fit_phase_shift: bool = False,
+    ring_factor: np.ndarray | None = None,
     n_iterations: int = 20,
     tolerance: float = 0.05,
 ) -> RingFit:
@@ -59,10 +60,12 @@ def fit_rings(
 
     Parameters
     ----------
+    ring_factor
+        Known radial factor of the rings, one per shell used.
     tolerance
         Ends when the defocus moves by less, Å.
     """
-    profile = RingProfile(data, beam, start.mean)
+    profile = RingProfile(data, beam, start.mean, ring_factor)
     n_free = 4 if fit_phase_shift else 3
     theta = start.as_array()
     solution = profile.solve(theta)

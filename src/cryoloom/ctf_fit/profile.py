@@ -7,6 +7,7 @@ defocus, and the least-squares problem is put together from them. The same sums 
 give the Gauss-Newton step (variable projection: Golub, Pereyra 1973).
 """
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -58,9 +59,11 @@ class RingProfile:
         Microscope.
     defocus
         Rough mean defocus in Å: it says how many rings there are, and so how flexible the background may be.
+    ring_factor
+        Known radial factor of the rings, for instance of a thick specimen, `(n_rows,)`.
     """
 
-    def __init__(self, data: RingData, beam: Beam, defocus: float) -> None:
+    def __init__(self, data: RingData, beam: Beam, defocus: float, ring_factor: np.ndarray | None = None) -> None:
         self.data, self.beam = data, beam
         self.at_focus = beam.double_phase_at_focus(data.k2)
         bend = -2 * math.pi * beam.wavelength
@@ -70,6 +73,9 @@ class RingProfile:
         )
         self.angular = np.ascontiguousarray(np.stack([ones, data.k2_cos / data.k2, data.k2_sin / data.k2], 1))
         radial, slow, self.depth_basis = _bases(data.k, defocus, beam)
+        if ring_factor is not None:
+            self.depth_basis = self.depth_basis * ring_factor[:, None]
+        self.ring_factor = ring_factor
         self.parts = (radial, slow, slow)
         weighted = data.weight[:, None] * self.angular
         n = len(data.k)
@@ -86,6 +92,13 @@ class RingProfile:
         self.root = np.linalg.cholesky(self.normal)
         self.half = np.linalg.solve(self.root, self.right)
         self.cost_flat = self.total - float(self.half @ self.half)
+
+    def with_ring_factor(self, ring_factor: np.ndarray) -> "RingProfile":
+        """The same with another known factor of the rings."""
+        other = copy.copy(self)
+        plain = self.depth_basis if self.ring_factor is None else self.depth_basis / self.ring_factor[:, None]
+        other.depth_basis, other.ring_factor = plain * ring_factor[:, None], ring_factor
+        return other
 
     def solve(self, theta: np.ndarray) -> Solution:
         """Best background and depth for `theta = (mean, cos, sin, phase_shift)`."""

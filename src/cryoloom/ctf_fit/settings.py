@@ -13,6 +13,9 @@ class CtfSettings(Settings):
     astigmatism_max: float = setting(2_400.0, "Largest difference of the two defoci searched.", unit="Å", ge=0)
     fit_phase_shift: bool = setting(False, "Also fit the phase shift of a phase plate, 0 to 180 degrees.")
     phase_shift_deg: float = setting(0.0, "Phase shift when it is not fitted.", unit="°", ge=0, le=180)
+    fit_thickness: bool = setting(
+        False, "Also fit the thickness of the specimen, where rings are seen to fade and return."
+    )
     amplitude_contrast: float | None = setting(
         None, "Amplitude contrast in place of the one that came with the micrographs.", ge=0, lt=1
     )

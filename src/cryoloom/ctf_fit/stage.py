@@ -43,6 +43,7 @@ def estimate_ctf(micrographs: MicrographSet, settings: CtfSettings, run: Run) ->
             k_max=1 / settings.resolution_max,
             tile_extent=settings.tile_extent,
             fit_phase_shift=settings.fit_phase_shift,
+            with_thickness=settings.fit_thickness,
         )
         picture = run.folder / "ctf_images" / f"{names[i]}_ctf.mrc"
         write_mrc(picture, ring_picture(estimate, beam, size=PICTURE_SIZE), optics.pixel_size)
@@ -131,6 +132,7 @@ def _more_columns(results: list[dict[str, Any] | None]) -> dict[str, np.ndarray]
         "cryoloomDefocusAngleError": ("angle_error", math.degrees(1.0)),
         "cryoloomPhaseShiftError": ("phase_shift_error", math.degrees(1.0)),
         "cryoloomDefocusHalfDifference": ("half_difference", 1.0),
+        "cryoloomSpecimenThickness": ("thickness", 1.0),
         "cryoloomCtfEvidence": ("gain", 1.0),
         "cryoloomSpectrumAnisotropy": ("anisotropy", 1.0),
     }
@@ -157,6 +159,7 @@ def _plain(estimate: CtfEstimate) -> dict[str, Any]:
         "ctf_score": estimate.score,
         "ctf_resolution": 1 / estimate.k_limit if estimate.k_limit > 0 else None,
         "half_difference": None if math.isnan(estimate.half_difference) else estimate.half_difference,
+        "thickness": None if math.isnan(estimate.thickness) else estimate.thickness,
         "gain": estimate.gain,
         "anisotropy": estimate.anisotropy,
         "anisotropy_angle": estimate.anisotropy_angle,
