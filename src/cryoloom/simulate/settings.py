@@ -18,6 +18,7 @@ class SimulateParticlesSettings(Settings):
     )
     symmetry: str | None = setting(None, "Point group of the particle; that of the phantom, or C1, if not given.")
     mass: float = setting(400.0, "Mass of a phantom.", unit="kDa", gt=5, le=50_000)
+    variant: int = setting(0, "Another number gives another phantom of the same kind.", ge=0, expert=True)
     particles: int | None = setting(None, "Number of images.", ge=1)
     pixel_size: float | None = setting(None, "Size of a pixel; 1.5 Å if not given.", unit="Å", gt=0.1, le=20)
     box: int | None = setting(
@@ -69,6 +70,7 @@ class SimulateMoviesSettings(Settings):
     phantom: Shape | None = setting(None, "A built-in structure in place of a model; globule if neither is given.")
     symmetry: str | None = setting(None, "Point group of the particle; that of the phantom, or C1, if not given.")
     mass: float = setting(400.0, "Mass of a phantom.", unit="kDa", gt=5, le=50_000)
+    variant: int = setting(0, "Another number gives another phantom of the same kind.", ge=0, expert=True)
     movies: int = setting(12, "Number of movies.", ge=1, le=100_000)
     width: int = setting(1536, "Columns of a frame.", unit="pixel", ge=256, le=16384)
     height: int = setting(1536, "Rows of a frame.", unit="pixel", ge=256, le=16384)

@@ -67,7 +67,9 @@ def simulate_particle_images(
     return {"particles": observed(truth), "truth": truth, "truth_map": specimen.truth()}
 
 
-def model_atoms(model: Path | None, shape: str | None, symmetry: str | None, mass_kda: float) -> tuple[Atoms, str]:
+def model_atoms(
+    model: Path | None, shape: str | None, symmetry: str | None, mass_kda: float, variant: int = 0
+) -> tuple[Atoms, str]:
     """Atoms of a model file or of a phantom, and their point group."""
     if model is not None and shape is not None:
         raise InputError("--model and --phantom: give one of them.")
@@ -77,7 +79,7 @@ def model_atoms(model: Path | None, shape: str | None, symmetry: str | None, mas
         shape = shape or "globule"
         group = symmetry or SHAPES[shape]
         symmetry_matrices(group)
-        return phantom(shape, group, mass_kda=mass_kda), group.upper()
+        return phantom(shape, group, mass_kda=mass_kda, seed=variant), group.upper()
     except (ValueError, RuntimeError, IndexError) as error:
         raise InputError(f"{model or shape}: {error}") from error
 
@@ -111,7 +113,7 @@ def _specimen_and_recipe(
             raise InputError("--map fixes --box and --pixel-size; leave them out.")
         recipe = ParticleRecipe()
     else:
-        atoms, symmetry = model_atoms(model, settings.phantom, settings.symmetry, settings.mass)
+        atoms, symmetry = model_atoms(model, settings.phantom, settings.symmetry, settings.mass, settings.variant)
         pixel_size = settings.pixel_size or 1.5
         box = settings.box or fitting_box(atoms.diameter, pixel_size)
         try:
@@ -170,7 +172,7 @@ def simulate_movie_files(model: Path | None, settings: SimulateMoviesSettings, r
         raise InputError(
             f"--defocus-min {settings.defocus_min:g} is larger than --defocus-max {settings.defocus_max:g}."
         )
-    atoms, symmetry = model_atoms(model, settings.phantom, settings.symmetry, settings.mass)
+    atoms, symmetry = model_atoms(model, settings.phantom, settings.symmetry, settings.mass, settings.variant)
     diameter = atoms.diameter
     recipe = _movie_recipe(settings)
     if diameter / recipe.pixel_size > 0.5 * min(recipe.shape):

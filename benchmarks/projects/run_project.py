@@ -1,0 +1,105 @@
+"""Simulated projects of PLT-3: make the movies of one from its description, take them to a map, score the map.
+
+python benchmarks/projects/run_project.py 12_tripod_c3 --out DIR [--movies-only] [--movies N]
+
+Each description is a TOML file beside this script: settings of `simulate movies`, what a user would say to `cryoloom run`, and
+the verdict that is right. `result.json` in DIR holds the verdict, the true resolution and that of the oracle (true poses and
+true CTFs, the same images); a project passes within 10 % of the oracle, or by saying `not found` where there is nothing.
+"""
+
+import argparse
+import json
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from cryoloom.io.map_file import read_map
+from cryoloom.io.records import read_particles
+from cryoloom.pipeline.run import run_pipeline
+from cryoloom.project.runner import JobResult, run_stage
+from cryoloom.scoring.maps import score_map
+from cryoloom.scoring.oracle import oracle_particles
+
+FOLDER = Path(__file__).resolve().parent
+
+
+def project_names() -> list[str]:
+    """Names of all descriptions."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def read_description(name: str) -> dict[str, Any]:
+    """The description of one project."""
+    with (FOLDER / f"{name}.toml").open("rb") as file:
+        return tomllib.load(file)
+
+
+def make_movies(name: str, out: Path, *, n_movies: int | None = None) -> JobResult:
+    """Simulate the movies of a project into `out`, all or the first `n_movies`."""
+    description = read_description(name)
+    settings = description["simulate"] | ({} if n_movies is None else {"movies": n_movies})
+    return run_stage("simulate movies", {}, settings, out=out, seed=description["seed"])
+
+
+def run_project(name: str, out: Path, *, n_movies: int | None = None) -> dict[str, Any]:
+    """Movies, `cryoloom run` and the score of one project."""
+    description = read_description(name)
+    started = time.monotonic()
+    data = make_movies(name, out / "data", n_movies=n_movies)
+    inputs: dict[str, Any] = {"movies": str(data["movies"])}
+    if (data.folder / "gain.mrc").exists():
+        inputs["gain"] = data.folder / "gain.mrc"
+    summary = run_pipeline(inputs, description["run"], out=out / "project", seed=description["seed"])
+    result: dict[str, Any] = {
+        "project": name,
+        "verdict": summary["verdict"],
+        "expected_verdict": description["expect"]["verdict"],
+        "reported_resolution": summary.get("resolution"),
+        "minutes": round((time.monotonic() - started) / 60, 1),
+    }
+    if summary.get("map") and description["simulate"].get("particles") != 0:
+        result |= _compare(out, data, description["run"]["symmetry"])
+        result["passed"] = result["ratio_to_oracle"] <= 1.10
+    else:
+        result["passed"] = summary["verdict"] == description["expect"]["verdict"]
+    result["silently_wrong"] = summary["verdict"] == "found" and not result["passed"]
+    (out / "result.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+    return result
+
+
+def _compare(out: Path, data: JobResult, symmetry: str) -> dict[str, Any]:
+    refined = sorted((out / "project" / "refine").glob("[0-9]*"))[-1]
+    truth_map = read_map(data["truth_map"])
+    found = score_map(read_map(refined / "map.mrc"), truth_map)
+    images = oracle_particles(
+        read_particles(refined / "particles.star"), read_particles(data["truth"]), distance_px=40.0
+    )
+    oracle = run_stage("reconstruct", {"particles": images}, {"symmetry": symmetry}, out=out / "oracle")
+    best = score_map(read_map(oracle["map"]), truth_map, superposed=True)
+    return {
+        "true_resolution": round(found.resolution, 3),
+        "oracle_resolution": round(best.resolution, 3),
+        "ratio_to_oracle": round(found.resolution / best.resolution, 4),
+        "mirrored": found.mirrored,
+        "n_particles": len(images),
+    }
+
+
+def main() -> None:
+    """Read the command line and run one project."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", choices=project_names())
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--movies-only", action="store_true", help="stop when the movies are made")
+    parser.add_argument("--movies", type=int, default=None, help="make fewer movies than the description says")
+    arguments = parser.parse_args()
+    if arguments.movies_only:
+        job = make_movies(arguments.name, arguments.out, n_movies=arguments.movies)
+        print(job["movies"])  # noqa: T201
+    else:
+        print(json.dumps(run_project(arguments.name, arguments.out, n_movies=arguments.movies), indent=1))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
