@@ -18,7 +18,7 @@ import torch
 
 from cryoloom.data import VolumeMap
 from cryoloom.fourier.resize import crop_dft
-from cryoloom.fourier.transform import dft_to_image, frequency_grid, image_to_dft
+from cryoloom.fourier.transform import dft_to_image, frequency_grid, rfftn
 from cryoloom.simulate.atoms import Atoms
 
 VOLT_PER_DENSITY = 47.878
@@ -61,14 +61,13 @@ def potential_map(
     fine = 2 * box
     blur = max(0.0, 18.4 * pixel_size**2 - float(np.quantile(atoms.bfactor, 0.01)))
     density = _draw_atoms(atoms, fine, pixel_size / 2, blur)
-    dft = crop_dft(image_to_dft(torch.from_numpy(density), 3), (fine,) * 3, (box,) * 3) / 8
+    dft = _coarse_dft(density, box)
     del density
     k2 = (frequency_grid((box,) * 3, pixel_size) ** 2).sum(-1)
     dft *= torch.exp(blur * k2 / 4)
     if solvent:
         # drawn on the fine grid too: it is no linear function of the atoms, so its detail must not alias
-        envelope = image_to_dft(solvent_envelope(atoms, fine, pixel_size / 2), 3)
-        dft -= ICE_WITHOUT_HYDROGENS / 8 * crop_dft(envelope, (fine,) * 3, (box,) * 3)
+        dft -= ICE_WITHOUT_HYDROGENS * _coarse_dft(solvent_envelope(atoms, fine, pixel_size / 2).numpy(), box)
     dft *= _bandlimit(k2.sqrt() * (2 * pixel_size / bandlimit))
     return VolumeMap(dft_to_image(dft, (box,) * 3).numpy().astype(np.float32), pixel_size)
 
@@ -90,6 +89,15 @@ def scattering_factor(element: int, k: np.ndarray, bfactor: float = 0.0) -> np.n
     a, b = _gaussians(element)
     k2 = np.asarray(k, np.float64)[..., None] ** 2
     return (a * np.exp(-(b + bfactor) * k2 / 4)).sum(-1)
+
+
+def _coarse_dft(fine: np.ndarray, box: int) -> torch.Tensor:
+    """Half spectrum of a cube of twice the box, cropped to the box, phase origin at the centre."""
+    dft = crop_dft(rfftn(torch.from_numpy(fine), 3), fine.shape, (box,) * 3) / 8
+    # the centre is voxel `box` of the fine cube: half of its side, a factor of -1 for odd frequencies
+    sign = 1 - 2 * (torch.fft.fftfreq(box, 1 / box).round().to(torch.int64) % 2)
+    half = 1 - 2 * (torch.arange(box // 2 + 1) % 2)
+    return dft * (sign[:, None, None] * sign[:, None] * half)
 
 
 def _gaussians(element: int) -> tuple[np.ndarray, np.ndarray]:
