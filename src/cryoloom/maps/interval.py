@@ -64,7 +64,7 @@ def locate_crossing(fsc: np.ndarray, covariance: np.ndarray, threshold: float = 
     first = crossing_shell(fsc, threshold)
     if first >= n - 1:
         return Crossing(first, 0.0, first, bounded=False)
-    start = _smoothed_crossing(fsc, covariance, threshold)
+    start = robust_crossing(fsc, np.diag(covariance), threshold)
     # The slope is taken from a wide window throughout: one that is steep by chance must not look certain.
     _, _, slope = _settle(fsc, covariance, start, threshold, 0.3, 3)
     shell, error = start, math.inf
@@ -105,9 +105,15 @@ def _settle(
     return shell, error, slope
 
 
-def _smoothed_crossing(fsc: np.ndarray, covariance: np.ndarray, threshold: float) -> float:
-    """First crossing from which the curve stays down within its noise: a lone dip does not end it."""
-    weight = 1.0 / np.diag(covariance)
+def robust_crossing(fsc: np.ndarray, variance: np.ndarray, threshold: float = 0.143) -> float:
+    """First crossing from which the curve stays down within its noise: a lone dip does not end it.
+
+    Parameters
+    ----------
+    fsc, variance
+        One value per shell from shell 0, and the variance of each for noise, `(n,)`.
+    """
+    weight = 1.0 / np.asarray(variance)
     n = len(fsc)
     below = np.flatnonzero(fsc < threshold)
     for s in below[below >= 1]:

@@ -75,15 +75,27 @@ def estimate_bfactor(
     else:
         log_amplitude = log_amplitude - profile + 0.25 * np.minimum(variance_power, 1.0)
         spread = None
-    return fit_bfactor(
-        frequency,
-        log_amplitude,
-        0.25 * variance_power,
-        low=1 / low_resolution,
-        high=1 / resolution,
-        model_spread=spread,
-        correlation_length=CORRELATION_LENGTH,
-    )
+    bfactor = 0.0
+    for _ in range(3):
+        fit = fit_bfactor(
+            frequency,
+            log_amplitude - 0.5 * _within_shell(frequency, bfactor),
+            0.25 * variance_power,
+            low=1 / low_resolution,
+            high=1 / resolution,
+            model_spread=spread,
+            correlation_length=CORRELATION_LENGTH,
+        )
+        bfactor = fit.bfactor
+    return fit
+
+
+def _within_shell(frequency: np.ndarray, bfactor: float) -> np.ndarray:
+    """Logarithm of the mean of `exp(-B k² / 2)` over each shell relative to that at its frequency, `(n,)`."""
+    node, weight = np.polynomial.legendre.leggauss(7)
+    k = np.maximum(frequency[:, None] + 0.5 * frequency[1] * node, 0.0)
+    share = weight * k**2
+    return np.log((share * np.exp(-0.5 * bfactor * (k**2 - frequency[:, None] ** 2))).sum(1) / share.sum(1))
 
 
 def sharpen_map(

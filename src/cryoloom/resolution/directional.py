@@ -1,7 +1,8 @@
 """Directional resolution: the FSC in cones, and what follows from it.
 
 All coefficients are binned once by shell and by direction on an even grid of the half sphere; the sums of a cone are
-sums of such bins, so hundreds of cones cost as much as one. Sphericity follows Tan et al. 2017 (doi:10.1038/nmeth.4347),
+sums of such bins, so hundreds of cones cost as much as one. Sphericity follows Tan et al. 2017
+(doi:10.1038/nmeth.4347),
 the occupancy of shells (FSO) Vilas and Tagare 2023 (doi:10.1038/s41592-023-01874-3).
 """
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from cryoloom.fourier import half_spectrum_weights, rfftn, shell_index
 from cryoloom.geometry import direction_grid
-from cryoloom.maps.fsc import crossing_shell
+from cryoloom.maps.interval import robust_crossing
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,13 @@ class DirectionalFsc:
 
 
 def directional_fsc(
-    half1: Tensor, half2: Tensor, pixel_size: float, *, cone_deg: float = 20.0, threshold: float = 0.143
+    half1: Tensor,
+    half2: Tensor,
+    pixel_size: float,
+    *,
+    cone_deg: float = 20.0,
+    threshold: float = 0.143,
+    dof_fraction: float = 1.0,
 ) -> DirectionalFsc:
     """FSC in cones around directions evenly spread over the half sphere.
 
@@ -60,20 +67,26 @@ def directional_fsc(
         Half angle of the cones.
     threshold
         Of the FSC.
+    dof_fraction
+        Independent values behind the mask over voxels of Fourier space.
     """
     box = half1.shape[0]
     cells = direction_grid(10).numpy()
     cells = cells[(cells[:, 2] > 1e-9) | ((np.abs(cells[:, 2]) <= 1e-9) & (cells[:, 1] >= 0))]
-    sums = _binned_sums(half1, half2, cells)  # (3, shells, cells)
+    sums = _binned_sums(half1, half2, cells)  # (4, shells, cells)
     axes = direction_grid(6).numpy()
     axes = axes[(axes[:, 2] > 1e-9) | ((np.abs(axes[:, 2]) <= 1e-9) & (axes[:, 1] >= 0))]
     inside = np.abs(axes @ cells.T) >= math.cos(math.radians(cone_deg))
-    cross, power1, power2 = (inside @ part.T for part in sums)
-    fsc = cross / np.maximum(np.sqrt(power1 * power2), 1e-30)
-    fsc[:, 0] = 1.0
+    cross, power1, power2, counts = (inside @ part.T for part in sums)
+    few = counts < 4
+    few[:, 0] = True
+    # A cone holds too few voxels of the lowest shells to say anything about them.
+    fsc = np.where(few, 1.0, cross / np.maximum(np.sqrt(power1 * power2), 1e-30))
+    variance = np.where(few, 1.0, 1.0 / np.maximum(counts * dof_fraction, 1.0))
     smooth = fsc.copy()
     smooth[:, 1:-1] = 0.25 * fsc[:, :-2] + 0.5 * fsc[:, 1:-1] + 0.25 * fsc[:, 2:]
-    crossings = np.array([max(crossing_shell(curve, threshold), 1.0) for curve in smooth])
+    crossings = np.array([robust_crossing(c, v, threshold) for c, v in zip(smooth, variance, strict=True)])
+    crossings = np.maximum(crossings, 1.0)
     area = np.clip(fsc, 0, 1).sum(axis=1)
     return DirectionalFsc(
         directions=axes,
@@ -86,7 +99,7 @@ def directional_fsc(
 
 
 def _binned_sums(half1: Tensor, half2: Tensor, cells: np.ndarray) -> np.ndarray:
-    """Cross power and both powers by shell and direction, `(3, shells, cells)` float64."""
+    """Cross power, both powers and counts by shell and direction, `(4, shells, cells)` float64."""
     shape = tuple(half1.shape)
     box = max(shape)
     n_shells = box // 2 + 1
@@ -102,11 +115,11 @@ def _binned_sums(half1: Tensor, half2: Tensor, cells: np.ndarray) -> np.ndarray:
     bins = index[kept] * len(cells) + cell
     weight = half_spectrum_weights(shape[2])[place[:, 2]].double()
     a, b = dft1[kept], dft2[kept]
-    parts = ((a * b.conj()).real, a.abs() ** 2, b.abs() ** 2)
+    parts = ((a * b.conj()).real, a.abs() ** 2, b.abs() ** 2, torch.ones(len(a)))
     sums = [
         torch.zeros(n_shells * len(cells), dtype=torch.float64).index_add_(0, bins, p.double() * weight) for p in parts
     ]
-    return torch.stack(sums).reshape(3, n_shells, len(cells)).numpy()
+    return torch.stack(sums).reshape(4, n_shells, len(cells)).numpy()
 
 
 def _nearest_cell(k: Tensor, cells: np.ndarray) -> Tensor:

@@ -76,7 +76,7 @@ def measure_local_resolution(
     bands, width = choose_bands(box, pixel_size, window, coarsest)
     dft1, dft2 = image_to_dft(half1.float(), 3), image_to_dft(half2.float(), 3)
     trackers = [CrossingTracker((box,) * 3, bands, limit) for limit in (threshold, 0.0)]
-    for index, centre in enumerate(bands):
+    for centre in bands:
         size = min(box, good_size(math.ceil(2.2 * (centre + width) * box * pixel_size) + 8))
         grid = box * pixel_size / size
         frequency = radial_frequency((size,) * 3, grid)
@@ -90,13 +90,12 @@ def measure_local_resolution(
         weight = (small_mask > 0.5).float()
         cross, power1, power2 = (_blur(x * weight, blur) for x in (a * b, a * a, b * b))
         fsc = cross / (power1.clamp_min(0) * power2.clamp_min(0)).sqrt().clamp_min(1e-30)
-        inside = weight > 0.5
         # Signal power over its noise: half the sum and half the difference of the halves carry the same noise.
         mean_power, noise_power = 0.25 * (power1 + power2 + 2 * cross), 0.25 * (power1 + power2 - 2 * cross)
         ratio = mean_power / noise_power.clamp_min(1e-30)
         limit = _noise_limit(window, centre, width, significance)
-        trackers[0].add(index, _to_box(fsc, box), _to_box(inside.float(), box) > 0.5)
-        trackers[1].add(index, _to_box(ratio.clamp(0, 50).log() - math.log(limit), box), None)
+        trackers[0].add(_to_box(fsc, box))
+        trackers[1].add(_to_box(ratio.clamp(0.01, 50).log() - math.log(limit), box))
         if step is not None:
             step()
     return LocalResolution(trackers[0].resolution(), trackers[1].resolution(), bands, window)
@@ -105,32 +104,52 @@ def measure_local_resolution(
 def choose_bands(box: int, pixel_size: float, window: float, coarsest: float) -> tuple[np.ndarray, float]:
     """Centres of the bands in 1/Å and their width: as narrow as the window can tell apart, up to Nyquist."""
     width = max(0.5 / (2 * math.pi * window) * 2.0, 1.5 / (box * pixel_size))
-    first, last = max(1 / coarsest, width), 0.5 / pixel_size - 0.5 * width
+    first, last = max(1 / coarsest, 2 * width), 0.5 / pixel_size - 0.5 * width
     n = max(4, math.ceil((last - first) / width) + 1)
     return np.linspace(first, last, n), width
 
 
 class CrossingTracker:
-    """First frequency at which a value falls below a limit, voxel by voxel, band after band."""
+    """First frequency at which a value falls below a limit, voxel by voxel, band after band.
+
+    Values are averaged with those of the neighbouring bands (1, 2, 1): a lone dip would end too many curves early.
+    """
 
     def __init__(self, shape: tuple[int, ...], bands: np.ndarray, limit: float) -> None:
         self.bands, self.limit = bands, limit
         self.crossing = torch.full(shape, float(bands[-1]))
         self.alive = torch.ones(shape, dtype=torch.bool)
-        self.previous = torch.full(shape, limit + 1.0)
+        self.raw: list[Tensor] = []
+        self.smooth: Tensor | None = None
+        self.n_done = 0
 
-    def add(self, index: int, value: Tensor, valid: Tensor | None) -> None:
+    def add(self, value: Tensor) -> None:
         """Take the next band."""
-        below = self.alive & (value < self.limit)
-        left = self.bands[index - 1] if index else self.bands[0]
-        share = ((self.previous - self.limit) / (self.previous - value).clamp_min(1e-6)).clamp(0, 1)
-        self.crossing = torch.where(below, left + share * (self.bands[index] - left), self.crossing)
-        self.alive &= ~below
-        self.previous = value
+        self.raw.append(value)
+        if len(self.raw) == 2:
+            self._settle((3 * self.raw[0] + self.raw[1]) / 4)
+        elif len(self.raw) == 3:
+            self._settle((self.raw[0] + 2 * self.raw[1] + self.raw[2]) / 4)
+            self.raw.pop(0)
 
     def resolution(self) -> np.ndarray:
-        """Å per voxel."""
+        """Å per voxel, after the last band."""
+        if self.n_done < len(self.bands):
+            self._settle((self.raw[-2] + 3 * self.raw[-1]) / 4)
         return (1.0 / self.crossing).numpy().astype(np.float32)
+
+    def _settle(self, value: Tensor) -> None:
+        index = self.n_done
+        below = self.alive & (value < self.limit)
+        if self.smooth is None:
+            place = torch.full_like(value, float(self.bands[0]))
+        else:
+            share = ((self.smooth - self.limit) / (self.smooth - value).clamp_min(1e-6)).clamp(0, 1)
+            place = self.bands[index - 1] + share * (self.bands[index] - self.bands[index - 1])
+        self.crossing = torch.where(below, place, self.crossing)
+        self.alive &= ~below
+        self.smooth = value
+        self.n_done += 1
 
 
 def _bell(x: Tensor) -> Tensor:

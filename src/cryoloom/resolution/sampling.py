@@ -16,6 +16,9 @@ GRID_SIDE = 16
 FLOOR = 0.02
 """Sampling relative to the mean below which a direction counts as not sampled."""
 
+ENOUGH = 0.8
+"""Compensation factor from which on no tilt is advised: side views alone reach it."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -49,7 +52,7 @@ def measure_sampling(views: np.ndarray, *, advise: bool = True) -> Sampling:
     density = sampling_density(views, grid, cell_tree)
     scf = compensation_factor(density)
     best_tilt, best = 0.0, scf
-    if advise:
+    if advise and scf < ENOUGH:
         _, cell = cKDTree(coarse).query(views)
         counts = np.bincount(cell, minlength=len(coarse)).astype(np.float64)
         plain = compensation_factor(sampling_density(coarse, grid, cell_tree, weights=counts))

@@ -56,7 +56,14 @@ def measure_resolution(
             significance=settings.significance,
             step=line.advance,
         )
-    cones = directional_fsc(a * body, b * body, pixel_size, cone_deg=settings.cone_deg, threshold=settings.threshold)
+    cones = directional_fsc(
+        a * body,
+        b * body,
+        pixel_size,
+        cone_deg=settings.cone_deg,
+        threshold=settings.threshold,
+        dof_fraction=float((body > 0.5).float().mean()) / len(symmetry_matrices(settings.symmetry)),
+    )
 
     inside = body.numpy() > 0.5
     quantiles = np.quantile(local.fsc[inside], [0.05, 0.5, 0.95]) if inside.any() else [float("nan")] * 3
