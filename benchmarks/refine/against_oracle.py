@@ -67,13 +67,12 @@ def true_resolution(volume: np.ndarray, truth: VolumeMap) -> float:
 
 
 def oracle_resolution(folder: Path, truth_map: VolumeMap) -> float:
-    """True resolution from the true poses of the particles that are no junk."""
+    """True resolution from the true poses and CTFs of the particles that are no junk."""
     with (folder / "truth.pkl").open("rb") as file:
         truth, symmetry, diameter = pickle.load(file)
-    particles = read_particles(folder / "particles.star")
-    source = ImageSource(ParticleImages(particles), particles, diameter)
+    source = ImageSource(ParticleImages(truth), truth, diameter)
     executor = ThreadExecutor(2)
-    rows = np.arange(len(particles))
+    rows = np.arange(len(truth))
     real = np.flatnonzero(truth.class_number > 0)
     found = single_candidates(rows, truth.rotation, truth.shift / source.pixel_size, truth.scale).select(real)
     noise = estimate_image_power(source, executor, rows)

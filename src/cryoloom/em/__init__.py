@@ -32,6 +32,7 @@ Work is split over `executor.map`; every result is the same for any number of wo
 """
 
 from cryoloom.em.accumulate import FourierSums, accumulate
+from cryoloom.em.defocus import defocus_shows, fit_defocus
 from cryoloom.em.gauss_newton import PosePriors, pose_errors, refine_poses
 from cryoloom.em.groups import half_sets, noise_groups
 from cryoloom.em.halves import HalfPair, ball_mask, prepare_references, reference_volumes, solve_halves
@@ -68,9 +69,11 @@ __all__ = [
     "ball_mask",
     "best_of",
     "box_for_radius",
+    "defocus_shows",
     "empty_poses",
     "estimate_image_power",
     "estimate_noise",
+    "fit_defocus",
     "gain_ratio",
     "half_sets",
     "join_candidates",

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cryoloom.contract import Executor
 from cryoloom.data import ParticleSet
 from cryoloom.em.points import PlanePoints, plane_points
 from cryoloom.fourier import image_to_dft
@@ -100,6 +101,7 @@ class ImageSource:
         )
         self.noise_group = particles.optics_index if noise_group is None else np.asarray(noise_group)
         self.n_noise_groups = int(self.noise_group.max()) + 1
+        self.defocus_offset = np.zeros(len(particles))
         self._normalise = normalise
         self._kept: dict[int, ImageChunk] = {}
         self._kept_bytes = 0
@@ -167,8 +169,32 @@ class ImageSource:
         self._undo(rows, data, value)
         return ImageChunk(rows, data, value, self.noise_group[rows])
 
-    def ctf_at(self, rows: np.ndarray, kx: Tensor, ky: Tensor) -> np.ndarray:
-        """CTF of particles at points in Fourier pixels, `(n, *points)` float32; 1 where no defocus is known."""
+    def set_defocus(self, offset: np.ndarray, executor: Executor) -> None:
+        """Change the defocus of every particle by `offset` Å against the value it came with, `(n,)`."""
+        if np.array_equal(offset, self.defocus_offset):
+            return
+        self.defocus_offset = np.array(offset, dtype=np.float64)
+        kx, ky = torch.from_numpy(self.points.kx), torch.from_numpy(self.points.ky)
+
+        def renew(block: int) -> None:
+            kept = self._kept[block]
+            kept.ctf[:] = self.ctf_at(kept.rows, kx, ky)
+
+        for _ in executor.map(renew, sorted(self._kept)):
+            pass
+
+    def ctf_at(
+        self, rows: np.ndarray, kx: Tensor, ky: Tensor, *, offset: bool = True, extra_phase: float = 0.0
+    ) -> np.ndarray:
+        """CTF of particles at points in Fourier pixels, `(n, *points)` float32; 1 where no defocus is known.
+
+        Parameters
+        ----------
+        offset
+            Whether `defocus_offset` counts.
+        extra_phase
+            Added to the phase shift, radians: a quarter period gives the derivative's partner.
+        """
         p = self.particles
         if p.defocus_u is None:
             return np.ones((len(rows), *kx.shape), np.float32)
@@ -181,16 +207,17 @@ class ImageSource:
             def column(values: np.ndarray | None, r: np.ndarray = r) -> Tensor:
                 return torch.zeros(len(r)) if values is None else torch.from_numpy(values[r].astype(np.float32))
 
+            moved = torch.from_numpy(self.defocus_offset[r].astype(np.float32)) * float(offset)
             value = ctf(
                 ky,
                 kx,
-                defocus_u=column(p.defocus_u),
-                defocus_v=column(p.defocus_v if p.defocus_v is not None else p.defocus_u),
+                defocus_u=column(p.defocus_u) + moved,
+                defocus_v=column(p.defocus_v if p.defocus_v is not None else p.defocus_u) + moved,
                 defocus_angle=column(p.defocus_angle),
                 voltage_kv=optics.voltage_kv,
                 cs_mm=optics.cs_mm,
                 amplitude_contrast=optics.amplitude_contrast,
-                phase_shift=column(p.phase_shift),
+                phase_shift=column(p.phase_shift) + extra_phase,
                 bfactor=column(p.ctf_bfactor),
             )
             if p.ctf_scale is not None:

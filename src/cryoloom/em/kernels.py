@@ -510,3 +510,47 @@ def residual_power_kernel(
             er = data[p, 0, k] * model[6, k] - data[p, 1, k] * model[7, k] - c * model[0, k]
             ei = data[p, 1, k] * model[6, k] + data[p, 0, k] * model[7, k] - c * model[1, k]
             out[i, shell[k]] += er * er + ei * ei
+
+
+@njit(nogil=True, cache=True, fastmath=True)
+def ring_sums_kernel(
+    spectrum: np.ndarray,
+    centre: int,
+    index: np.ndarray,
+    rotation: np.ndarray,
+    shift: np.ndarray,
+    data: np.ndarray,
+    ctf: np.ndarray,
+    quarter: np.ndarray,
+    weight: np.ndarray,
+    group: np.ndarray,
+    kx: np.ndarray,
+    ky: np.ndarray,
+    ring: np.ndarray,
+    n: int,
+    box: int,
+    out: np.ndarray,
+) -> None:
+    """The five sums per ring of `em/defocus.py`, `out` `(candidates, rings, 5)` float64."""
+    flat = spectrum.reshape(-1)
+    row = np.uint64(spectrum.shape[2])
+    plane = np.uint64(spectrum.shape[1]) * row
+    model = np.empty((8, n), f32)
+    table = np.empty((4, 2 * (box // 2 + 1) + 1), f32)
+    for i in range(index.shape[0]):
+        p = index[i]
+        w = weight[group[p]]
+        _phase_tables(shift[i, 0], shift[i, 1], box, table)
+        _gather(flat, row, plane, centre, rotation[i], kx, ky, n, table, model)
+        for k in range(n):
+            xr = data[p, 0, k] * model[6, k] - data[p, 1, k] * model[7, k]
+            xi = data[p, 1, k] * model[6, k] + data[p, 0, k] * model[7, k]
+            vr, vi = model[0, k], model[1, k]
+            cross = w[k] * (vr * xr + vi * xi)
+            power = w[k] * (vr * vr + vi * vi)
+            c, q, r = ctf[p, k], quarter[p, k], ring[k]
+            out[i, r, 0] += cross * c
+            out[i, r, 1] += cross * q
+            out[i, r, 2] += power * c * c
+            out[i, r, 3] += power * c * q
+            out[i, r, 4] += power * q * q

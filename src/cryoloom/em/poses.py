@@ -1,6 +1,6 @@
 """Poses: one per particle (`PoseTable`), or several candidates per particle (`Candidates`)."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -102,6 +102,10 @@ class PoseTable:
         Largest posterior of a candidate, and effective number of candidates, `(n,)`.
     pose_error, shift_error_px
         Standard errors from the curvature: root of the trace of the covariance, radians and pixels, `(n,)`.
+    moved
+        Turn in the last iteration, radians, `(n,)`.
+    defocus_offset
+        Change of defocus against the value the particle came with, Å, `(n,)`.
     """
 
     rotation: np.ndarray
@@ -116,7 +120,8 @@ class PoseTable:
     n_significant: np.ndarray
     pose_error: np.ndarray
     shift_error_px: np.ndarray
-    moved: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    moved: np.ndarray
+    defocus_offset: np.ndarray
 
     def __len__(self) -> int:
         return len(self.scale)
@@ -149,6 +154,7 @@ def empty_poses(n: int, half: np.ndarray) -> PoseTable:
         pose_error=np.full(n, np.pi),
         shift_error_px=np.full(n, np.inf),
         moved=np.full(n, np.pi),
+        defocus_offset=np.zeros(n),
     )
 
 

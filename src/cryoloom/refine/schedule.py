@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cryoloom.contract import Executor
 from cryoloom.em.accumulate import accumulate
+from cryoloom.em.defocus import defocus_shows, fit_defocus
 from cryoloom.em.gauss_newton import PosePriors, pose_errors, refine_poses
 from cryoloom.em.halves import HalfPair, ball_mask, prepare_references, reference_volumes, solve_halves
 from cryoloom.em.images import ImageSource
@@ -58,6 +59,8 @@ class Plan:
         Share particles among modes.
     own_masks
         Masks from the half maps; else the ball.
+    defocus_spread
+        Spread of the particles' defocus about their micrograph's, Å; 0 keeps the values given.
     dtype
         Operands of the search.
     """
@@ -72,6 +75,7 @@ class Plan:
     turn_sd: float = 0.0
     soft: bool = True
     own_masks: bool = True
+    defocus_spread: float = 300.0
     dtype: torch.dtype = torch.float32
 
 
@@ -160,6 +164,7 @@ def iterate(
     poses, radius, field_ = state.poses, state.radius, source.field
     notes: dict[str, float] = {"resolution_used": field_ / radius}
     do_global = not plan.local and _wants_global(state, plan)
+    source.set_defocus(poses.defocus_offset, executor)
     references = prepare_references(state.volumes, executor, radius)
     noise, volumes = state.noise, state.volumes
     n_global, grid_radius = state.n_global, state.grid_radius
@@ -217,6 +222,16 @@ def iterate(
     # junk moves for ever: only particles that fit tell whether the poses have settled
     notes["moved_far"] = float(np.average(poses.moved > np.deg2rad(10.0), weights=fitting + 1e-9))
     notes["modes"] = float(len(candidates) / len(rows))
+
+    # The prior's width is learnt from the last fit: spread of the means and mean width of the posteriors together.
+    spread = state.history[-1].get("defocus_spread", plan.defocus_spread) if state.history else plan.defocus_spread
+    if plan.defocus_spread > 0 and not do_global and defocus_shows(source, radius, plan.defocus_spread):
+        offset, width = fit_defocus(source, references, poses, rows, noise, executor, radius=radius, spread=spread)
+        poses.defocus_offset[:] = offset
+        source.set_defocus(offset, executor)
+        learnt = np.sqrt(np.average(offset**2 + width**2, weights=fitting + 1e-9))
+        spread = float(np.clip(learnt, 30.0, 2 * plan.defocus_spread))
+    notes["defocus_spread"] = spread
 
     noise = estimate_noise(source, references, poses, rows, noise, executor, radius=radius)
     last = state.last or state.iteration + 1 >= plan.max_iterations

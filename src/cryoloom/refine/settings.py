@@ -35,6 +35,12 @@ class RefineSettings(Settings):
         pattern="^(auto|ball)$",
         expert=True,
     )
+    fit_defocus: bool = setting(
+        True, "Fit the defocus of each particle, which differs from its micrograph's with the height in the ice."
+    )
+    defocus_spread: float = setting(
+        300.0, "First guess of the spread of defocus among the particles of a micrograph.", unit="Å", gt=0, expert=True
+    )
     noise: str = setting(
         "optics",
         "Which particles share a noise spectrum: those of one optics group, or of one micrograph.",

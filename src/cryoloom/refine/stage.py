@@ -92,6 +92,7 @@ def _plan(settings: RefineSettings, diameter: float) -> Plan:
         turn_sd=math.radians(settings.local_angle_deg),
         soft=settings.soft != "hard",
         own_masks=settings.mask == "auto",
+        defocus_spread=settings.defocus_spread if settings.fit_defocus else 0.0,
         dtype=torch.bfloat16 if operands == "bfloat16" else torch.float32,
     )
 
@@ -147,6 +148,8 @@ def _particles(
         shift=poses.shift_px * pixel_size,
         half=half,
         scale=poses.scale.copy(),
+        defocus_u=_moved(particles.defocus_u, poses.defocus_offset),
+        defocus_v=_moved(particles.defocus_v, poses.defocus_offset),
         log_likelihood=poses.log_likelihood.copy(),
         posterior_max=poses.posterior_max.copy(),
         n_significant=poses.n_significant.copy(),
@@ -274,6 +277,10 @@ def _judge(
     if state.history and state.history[-1].get("moved_far", 0.0) > 0.2:
         return "doubtful", ["poses of many particles still changed in the last iteration", *reasons]
     return "found", reasons
+
+
+def _moved(defocus: np.ndarray | None, offset: np.ndarray) -> np.ndarray | None:
+    return None if defocus is None else defocus + offset
 
 
 def _as_map(volume: torch.Tensor, pixel_size: float) -> VolumeMap:
