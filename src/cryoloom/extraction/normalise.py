@@ -24,8 +24,8 @@ def normalise_images(images: Tensor, background: Tensor, *, dust_sigma: float = 
     background
         `(h, w)` bool.
     dust_sigma
-        Pixels further than this many background deviations from the plane are replaced by the mean of
-        their 5 x 5 surroundings; 0 keeps them.
+        Pixels that differ by more than this many background deviations from their 5 x 5 surroundings are replaced by
+        the mean of those; 0 keeps them.
 
     Returns
     -------
@@ -58,13 +58,17 @@ def _plane(images: Tensor, background: Tensor) -> Tensor:
 
 
 def _remove_dust(images: Tensor, background: Tensor, n_sigma: float) -> Tensor:
-    spread = 1.4826 * images[:, background].abs().median(1).values[:, None, None]
-    dust = images.abs() > n_sigma * spread
+    """Replace pixels that stand out from their 5 x 5 surroundings, which no resolved part of a particle does."""
+    kernel = torch.ones(1, 1, 5, 5, dtype=images.dtype, device=images.device)
+
+    def around(values: Tensor, weight: Tensor) -> Tensor:
+        total = torch.nn.functional.conv2d((values * weight)[:, None], kernel, padding=2)
+        count = torch.nn.functional.conv2d(weight[:, None], kernel, padding=2)
+        return (total / count.clamp_min(1.0))[:, 0]
+
+    residual = images - around(images, torch.ones_like(images))
+    spread = 1.4826 * residual[:, background].abs().median(1).values[:, None, None]
+    dust = residual.abs() > n_sigma * spread
     if not bool(dust.any()):
         return images
-    kept = torch.where(dust, torch.zeros_like(images), images)[:, None]
-    weight = (~dust).to(images.dtype)[:, None]
-    kernel = torch.ones(1, 1, 5, 5, dtype=images.dtype, device=images.device)
-    around = torch.nn.functional.conv2d(kept, kernel, padding=2)
-    count = torch.nn.functional.conv2d(weight, kernel, padding=2).clamp_min(1.0)
-    return torch.where(dust, (around / count)[:, 0], images)
+    return torch.where(dust, around(images, (~dust).to(images.dtype)), images)

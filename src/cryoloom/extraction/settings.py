@@ -29,7 +29,7 @@ class ExtractSettings(Settings):
         None, "Circle outside which the image counts as background.", unit="Å", gt=0, expert=True
     )
     dust_sigma: float = setting(
-        6.0, "Pixels further than this from the background are dust; 0 keeps them.", ge=0, expert=True
+        6.0, "Pixels that differ by more deviations from those around them are dust; 0 keeps them.", ge=0, expert=True
     )
     subpixel: bool = setting(True, "Put refined centres exactly on the centre pixel, by interpolation.", expert=True)
     float16: bool = setting(False, "Store half precision (RELION 4 and later read it); half the disk.")

@@ -144,7 +144,7 @@ def match_bank(spectrum: Spectrum, bank: Bank) -> tuple[Tensor, Tensor, dict[str
         maps[i] = irfftn(spectrum.weighted * dft.conj(), spectrum.shape)[m : m + h, m : m + w].reshape(-1)
         seen[i] = dft.reshape(-1) * noise.sqrt()
     seen = torch.view_as_real(seen).reshape(k, -1)
-    gram = (seen @ seen.T) / (spectrum.shape[0] * spectrum.shape[1])
+    gram = (seen @ seen.T) / (spectrum.shape[0] * spectrum.shape[1]) ** 2
     coefficients = bank.coefficients.to(device)
     deviation = torch.einsum("jk,kl,jl->j", coefficients, gram, coefficients).clamp_min(1e-20).sqrt()
     coefficients = coefficients / deviation[:, None]

@@ -10,6 +10,7 @@ probability of one pick is `1 - f_neg(score) / f_pos(score)` with the local dens
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import binom
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Calibration:
         Expected fraction of false picks among the kept ones.
     n_true
         Expected number of particles among all peaks.
+    p_value
+        Probability that noise alone favours the candidates over the decoys as much, over all thresholds tried.
     knots, probabilities
         Score and probability at the knots of a piecewise linear, rising function.
     """
@@ -31,6 +34,7 @@ class Calibration:
     threshold: float
     false_fraction: float
     n_true: float
+    p_value: float
     knots: np.ndarray
     probabilities: np.ndarray
 
@@ -74,7 +78,23 @@ def calibrate(
     kept = positive >= threshold
     fraction = float(false[kept][0]) if kept.any() else 1.0
     n_true = float(likely.sum())
-    return Calibration(float(threshold), fraction, n_true, knots, probabilities)
+    return Calibration(float(threshold), fraction, n_true, noise_p_value(positive, negative), knots, probabilities)
+
+
+def noise_p_value(positive: np.ndarray, negative: np.ndarray) -> float:
+    """Probability that noise alone favours one side as much.
+
+    In noise each high peak is a candidate or a decoy with equal chance. Among the highest 8, 16, 32, ... peaks of
+    both sides the number of candidates is compared with a fair coin; the smallest tail probability is multiplied by
+    the number of these tests (Bonferroni).
+    """
+    both = np.concatenate([positive, negative])
+    if len(both) < 8:
+        return 1.0
+    side = np.concatenate([np.ones(len(positive)), np.zeros(len(negative))])[np.argsort(-both, kind="stable")]
+    sizes = 2 ** np.arange(3, int(np.log2(len(both))) + 1)
+    tails = [float(binom.sf(side[:n].sum() - 1, n, 0.5)) for n in sizes]
+    return min(1.0, len(sizes) * min(tails))
 
 
 def _local_probability(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

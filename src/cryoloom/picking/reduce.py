@@ -73,7 +73,7 @@ def reduce_micrograph(image: Tensor, pixel_size: float, working: float, *, dark:
     image = remove_spikes(image)
     if dark:
         image = -image
-    image = image - image.mean()
+    image = remove_trend(image)  # before the transform, which would ring at the jump between opposite edges
     factor = min(1.0, pixel_size / working)
     target = (min(h, good_size(round(h * factor))), min(w, good_size(round(w * factor))))
     if target != (h, w):
@@ -84,7 +84,9 @@ def reduce_micrograph(image: Tensor, pixel_size: float, working: float, *, dark:
 
 def remove_spikes(image: Tensor, n_sigma: float = 7.0) -> Tensor:
     """Replace pixels that stand out from their 7 x 7 surroundings by the mean of those, `(h, w)` to `(h, w)`."""
-    image = torch.nan_to_num(image.to(torch.float32), nan=float(image[image.isfinite()].mean()))
+    image = image.to(torch.float32)
+    if not bool(torch.isfinite(image.sum())):
+        image = torch.nan_to_num(image, nan=float(image[image.isfinite()].mean()), posinf=0.0, neginf=0.0)
     local = _uniform(image, 7)
     residual = image - local
     sample = residual.reshape(-1)[:: max(1, residual.numel() // 100_000)]
@@ -116,35 +118,35 @@ def remove_trend(image: Tensor, degree: int = 3, blocks: int = 24) -> Tensor:
     """Subtract the polynomial surface that fits the block means, without those that lie far from it, `(h, w)`."""
     h, w = image.shape
     means = torch.nn.functional.adaptive_avg_pool2d(image[None, None], (min(blocks, h), min(blocks, w)))[0, 0].double()
-    basis = _polynomials(means.shape[0], means.shape[1], degree, image.device)  # (k, bh, bw)
-    flat_basis, values = basis.reshape(len(basis), -1), means.reshape(-1)
+    py, px = (_legendre(n, degree, image.device) for n in means.shape)
+    terms = [(i, j) for i in range(degree + 1) for j in range(degree + 1 - i)]
+    basis = torch.stack([(py[i][:, None] * px[j][None, :]).reshape(-1) for i, j in terms])  # (k, blocks)
+    values = means.reshape(-1)
     weight = torch.ones_like(values)
+    coefficients = torch.zeros(len(terms), dtype=torch.float64, device=image.device)
     for _ in range(4):
-        normal = (flat_basis * weight) @ flat_basis.T
+        normal = (basis * weight) @ basis.T
         normal = normal + 1e-9 * normal.diagonal().mean() * torch.eye(
-            len(basis), dtype=torch.float64, device=image.device
+            len(terms), dtype=normal.dtype, device=image.device
         )
-        coefficients = torch.linalg.solve(normal, (flat_basis * weight) @ values)
-        residual = values - coefficients @ flat_basis
+        coefficients = torch.linalg.solve(normal, (basis * weight) @ values)
+        residual = values - coefficients @ basis
         sigma = 1.4826 * residual.abs().median().clamp_min(1e-12)
         weight = 1.0 / (1.0 + (residual / (3 * sigma)) ** 2)
-    surface = torch.einsum("k,khw->hw", coefficients, _polynomials(h, w, degree, image.device))
-    return image - surface.to(image.dtype)
+    table = torch.zeros(degree + 1, degree + 1, dtype=torch.float64, device=image.device)
+    for (i, j), value in zip(terms, coefficients, strict=True):
+        table[i, j] = value
+    py, px = (_legendre(n, degree, image.device) for n in (h, w))
+    return image - ((py.T @ table).to(image.dtype) @ px.to(image.dtype))
 
 
-def _polynomials(h: int, w: int, degree: int, device: torch.device) -> Tensor:
-    """Products of Legendre polynomials up to a total degree at the centres of pixels, `(k, h, w)` float64."""
-    y = (2 * torch.arange(h, dtype=torch.float64, device=device) + 1) / h - 1
-    x = (2 * torch.arange(w, dtype=torch.float64, device=device) + 1) / w - 1
-    py, px = _legendre(y, degree), _legendre(x, degree)
-    return torch.stack([py[i][:, None] * px[j][None, :] for i in range(degree + 1) for j in range(degree + 1 - i)])
-
-
-def _legendre(t: Tensor, degree: int) -> list[Tensor]:
+def _legendre(n: int, degree: int, device: torch.device) -> Tensor:
+    """Legendre polynomials up to `degree` at the centres of `n` pixels from -1 to 1, `(degree + 1, n)` float64."""
+    t = (2 * torch.arange(n, dtype=torch.float64, device=device) + 1) / n - 1
     values = [torch.ones_like(t), t]
-    for n in range(1, degree):
-        values.append(((2 * n + 1) * t * values[n] - n * values[n - 1]) / (n + 1))
-    return values[: degree + 1]
+    for m in range(1, degree):
+        values.append(((2 * m + 1) * t * values[m] - m * values[m - 1]) / (m + 1))
+    return torch.stack(values[: degree + 1])
 
 
 def _uniform(image: Tensor, size: int) -> Tensor:

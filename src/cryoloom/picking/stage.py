@@ -21,6 +21,7 @@ from cryoloom.picking.search import Candidates, search_micrograph, survey_scales
 from cryoloom.picking.settings import PICK, PickSettings
 
 N_FIGURES = 4
+NOISE_P_VALUE = 1e-3
 
 
 @stage(PICK)
@@ -78,7 +79,10 @@ def pick_particles(micrographs: MicrographSet, references: Any, settings: PickSe
     n = len(picks)
     searched = sum(entry is not None for entry in found)
     if n == 0:
-        reasons.append("nothing on these micrographs stands out from their background")
+        reasons.append(
+            "nothing on these micrographs stands out from their background (the peaks of the inverted micrographs are "
+            f"as high: p = {calibration.p_value:.2g})"
+        )
     verdict = "not found" if n == 0 else ("doubtful" if reasons else "found")
     run.summarise(
         verdict=verdict,
@@ -88,6 +92,7 @@ def pick_particles(micrographs: MicrographSet, references: Any, settings: PickSe
         diameter=round(float(diameter), 1),
         picks_per_micrograph=round(n / max(searched, 1), 1),
         threshold=calibration.threshold,
+        p_value=calibration.p_value,
         false_fraction=round(calibration.false_fraction, 4),
         n_left_out_as_junk=n_junk,
         references=references is not None,
@@ -192,6 +197,8 @@ def _decide(
     n_junk = int((~good & (score >= first.threshold)).sum())
     final = calibrate(score[good & alone], decoys, threshold=settings.threshold, **rule)
     chosen = np.flatnonzero(good & (score >= final.threshold))
+    if final.p_value > NOISE_P_VALUE and settings.threshold is None:
+        chosen = chosen[:0]  # noise would give as much
     labels: dict[str, np.ndarray] = {}
     for name in kept[0][1].labels if kept else ():
         labels[name] = np.concatenate([c.labels[name] for _, c in kept])[chosen]
