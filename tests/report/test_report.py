@@ -109,7 +109,12 @@ def test_a_project_page_shows_every_step_in_order_and_the_last_map_on_top(tmp_pa
 
 def test_a_project_without_a_map_says_so(tmp_path):
     job(tmp_path / "ctf" / "001", "ctf")
-    assert "No structure was found" in write_project_report(tmp_path).read_text(encoding="utf-8")
+    job(tmp_path / "ctf" / "002", "ctf")
+    page = write_project_report(tmp_path).read_text(encoding="utf-8")
+    assert "Not finished" in page and "No map yet" in page and "Defocus, round 2" in page
+    (tmp_path / "summary.json").write_text('{"verdict": "not found", "reasons": ["Too few particles."]}')
+    page = write_project_report(tmp_path).read_text(encoding="utf-8")
+    assert "No structure was found" in page and "Too few particles." in page
 
 
 def test_a_figure_that_cannot_be_drawn_does_not_spoil_the_page():
@@ -165,4 +170,7 @@ def test_numbers_are_written_for_people():
     assert format_value(12345) == "12\u202f345" and format_value(3.14159) == "3.14" and format_value(None) == "–"
     assert format_value([1.0, 2.5]) == "1, 2.5" and format_value(True) == "yes"
     assert duration(75) == ("75", "s") and duration(600) == ("10", "min") and duration(9000) == ("2.5", "h")
-    assert [text for _, text in rank_warnings(["b", "halves share noise", "b"])] == ["halves share noise", "b"]
+    assert [text for _, text in rank_warnings(["b", "The half maps share noise", "b"])] == [
+        "The half maps share noise",
+        "b",
+    ]

@@ -25,6 +25,8 @@ MAP_STAGES = ("abinitio", "refine", "reconstruct", "postprocess", "resolution", 
 ONE_MAP = ("postprocess", "resolution")
 """Stages for which a count of what went in and came out says nothing."""
 
+_ORDER = ("volume", "gallery", "curves", "image", "orientations", "scatter", "histogram", "table")
+
 N_LIKE = 3
 """Pictures of one series (`picks_1`, `picks_2`, ...) that are shown at once; the rest is folded away."""
 
@@ -138,16 +140,7 @@ def headline(stage: str, summary: Mapping[str, Any], title: str) -> str:
 
 def split_series(figures: Sequence[Figure]) -> tuple[list[Figure], list[Figure]]:
     """Figures to show at once (overviews first, few of each series), and those to fold away."""
-    order = {
-        "volume": 0,
-        "curves": 1,
-        "gallery": 2,
-        "image": 3,
-        "orientations": 4,
-        "histogram": 5,
-        "scatter": 6,
-        "table": 7,
-    }
+    order = {kind: i for i, kind in enumerate(_ORDER)}
     seen: dict[str, int] = {}
     first, rest = [], []
     for figure in sorted(figures, key=lambda f: order.get(f.kind, 9)):

@@ -47,7 +47,18 @@ _INTERVALS = {"resolution": "resolution_interval", "bfactor": "bfactor_interval"
 
 _HIDDEN = {"verdict", "reasons", "warnings", "left_out", "stage", "n_in", "n_out", "seconds", "cpu_seconds", "device"}
 
-_GRAVE = ("not found", "cuts density", "share noise", "leak", "wrong", "false", "noise", "not trust", "doubt", "failed")
+_GRAVE = (
+    "not found",
+    "cuts density",
+    "share noise:",
+    "the half maps share noise",
+    "leak",
+    "wrong",
+    "false",
+    "not trust",
+    "doubt",
+    "failed",
+)
 
 
 def stage_title(stage: str) -> tuple[str, str]:

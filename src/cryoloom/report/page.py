@@ -100,7 +100,7 @@ def gallery_html(figure: Figure, *, most: int = 300) -> str:
         caption = f"<figcaption>{label}</figcaption>" if label else ""
         tiles.append(f'<figure><img alt="{label or i + 1}" src="{picture_uri(gray, lossy=True)}">{caption}</figure>')
     left = f'<p class="caption">The first {n} of {len(images)}.</p>' if n < len(images) else ""
-    width = max(64, min(250, 1080 // columns - 6))
+    width = max(64, min(210, 1080 // columns - 6))
     return f'<div class="gallery" style="--tile: {width}px">{"".join(tiles)}</div>{left}'
 
 

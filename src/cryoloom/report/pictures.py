@@ -50,11 +50,13 @@ def draw_image(figure: Figure) -> MplFigure:
             circles.set_facecolor("none")
             if 0 <= np.nanmin(values) and np.nanmax(values) <= 1:
                 circles.set_clim(0, 1)
-            bar = drawn.colorbar(circles, ax=axes, fraction=0.03, pad=0.01)
+            bar = drawn.colorbar(circles, ax=axes, fraction=0.03, pad=0.01, shrink=0.6)
             bar.outline.set_visible(False)
         else:
             circles.set_edgecolor("#ffd23f")
-        axes.add_collection(circles)
+        axes.add_collection(circles, autolim=False)
+    axes.set_xlim(-0.5, w - 0.5)
+    axes.set_ylim(-0.5, h - 0.5)
     if data.get("pixel_size"):
         _scale_bar(axes, w, h, float(data["pixel_size"]))
     return drawn

@@ -1,5 +1,6 @@
 """The report of a project: the verdict first, then every step of the way on one page."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,14 @@ def write_project_report(folder: Path, jobs: Sequence[Path] | None = None) -> Pa
     summary = read_json(folder / "summary.json") if (folder / "summary.json").exists() else {}
     if jobs is None:
         jobs = _jobs_of(folder, summary)
-    views = [view_of_job(Path(job)) for job in jobs]
+    views = _numbered([view_of_job(Path(job)) for job in jobs])
     last = _last_map_job([Path(job) for job in jobs])
     top: dict[str, Any] = dict(_read_summary(last)) if last else {}
     top.update({key: value for key, value in summary.items() if value is not None})
-    verdict = str(top.get("verdict", "not found" if not last else "found"))
-    said, kind = verdict_words(verdict, is_map=True)
+    if "verdict" in top:
+        said, kind = verdict_words(str(top["verdict"]), is_map=True)
+    else:
+        said, kind = "Not finished", "care"
     collected = list(summary.get("warnings", []))
     for view in views:
         collected += [f"{view.title}: {text}" for _, text in view.warnings if text not in collected]
@@ -51,7 +54,7 @@ def write_project_report(folder: Path, jobs: Sequence[Path] | None = None) -> Pa
             when=_when(views),
             verdict_class=kind,
             verdict_words=said,
-            headline=headline("postprocess", top, "No map"),
+            headline=headline("postprocess", top, "No map" if "verdict" in top else "No map yet"),
             reasons=[str(reason) for reason in top.get("reasons", [])],
             cards=key_figures(top),
             warnings=rank_warnings(collected),
@@ -74,6 +77,17 @@ def _jobs_of(folder: Path, summary: Mapping[str, Any]) -> list[Path]:
         if record.get("state") in ("finished", "running") and (path.parent / "summary.json").exists():
             found.append((str(record.get("started", "")), path.parent))
     return [job for _, job in sorted(found)]
+
+
+def _numbered(views: Sequence[JobView]) -> list[JobView]:
+    """Number the titles of steps that were taken more than once."""
+    counts: dict[str, int] = {}
+    numbered = []
+    for view in views:
+        counts[view.title] = counts.get(view.title, 0) + 1
+        n = counts[view.title]
+        numbered.append(dataclasses.replace(view, title=f"{view.title}, round {n}") if n > 1 else view)
+    return numbered
 
 
 def _last_map_job(jobs: Sequence[Path]) -> Path | None:
