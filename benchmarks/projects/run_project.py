@@ -2,9 +2,12 @@
 
 python benchmarks/projects/run_project.py 12_tripod_c3 --out DIR [--movies-only] [--movies N]
 
-Each description is a TOML file beside this script: settings of `simulate movies`, what a user would say to `cryoloom run`, and
-the verdict that is right. `result.json` in DIR holds the verdict, the true resolution and that of the oracle (true poses and
-true CTFs, the same images); a project passes within 10 % of the oracle, or by saying `not found` where there is nothing.
+Each description is a TOML file beside this script: settings of `simulate movies`, what a user would say to `cryoloom
+run`, and
+the verdict that is right. `result.json` in DIR holds the verdict, the true resolution and that of the oracle (true
+poses and
+true CTFs, the same images); a project passes within 10 % of the oracle, or by saying `not found` where there is
+nothing.
 """
 
 import argparse
@@ -96,9 +99,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.movies_only:
         job = make_movies(arguments.name, arguments.out, n_movies=arguments.movies)
-        print(job["movies"])  # noqa: T201
+        print(job["movies"])
     else:
-        print(json.dumps(run_project(arguments.name, arguments.out, n_movies=arguments.movies), indent=1))  # noqa: T201
+        print(json.dumps(run_project(arguments.name, arguments.out, n_movies=arguments.movies), indent=1))
 
 
 if __name__ == "__main__":

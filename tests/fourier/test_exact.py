@@ -46,9 +46,7 @@ def test_a_projection_down_the_axis_is_the_sum_along_z(box):
     torch.testing.assert_close(image, volume.sum(0), atol=2e-4, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("euler_deg", "xy"), [((0, 0, 90), (-3, -5)), ((0, 90, 0), (-2, -3)), ((90, 90, 0), (-2, -5))]
-)
+@pytest.mark.parametrize(("euler_deg", "xy"), [((0, 0, 90), (-3, -5)), ((0, 90, 0), (-2, -3)), ((90, 90, 0), (-2, -5))])
 def test_a_point_lands_where_the_conventions_say(euler_deg, xy):
     box = 32
     axis = torch.arange(box, dtype=torch.float32) - box // 2

@@ -80,7 +80,8 @@ def test_defocus_and_shift_act_as_the_conventions_say(volume):
     def image(shift):
         dft = image_dfts(
             [spectrum], torch.eye(3, dtype=torch.float64)[None], optics=optics, box=64, defocus_u=15000 * one,
-            defocus_v=15000 * one, defocus_angle=0 * one, phase_shift=0 * one, shift=torch.tensor([shift], dtype=torch.float64),
+            defocus_v=15000 * one, defocus_angle=0 * one, phase_shift=0 * one,
+            shift=torch.tensor([shift], dtype=torch.float64),
         )  # fmt: skip
         return dft, dft_to_image(dft, (64, 64))[0]
 

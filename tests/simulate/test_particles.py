@@ -178,7 +178,8 @@ def test_a_moving_body_is_where_the_map_of_its_coordinate_says():
     parts = image_dfts(
         [exact_spectrum(torch.from_numpy(b.data)) for b in bed.states[0]], direction,
         optics=Optics(pixel_size=bed.pixel_size, amplitude_contrast=0.5, cs_mm=0.0), box=bed.box,
-        defocus_u=zero, defocus_v=zero, defocus_angle=zero, phase_shift=zero, shift=torch.zeros(1, 2, dtype=torch.float64),
+        defocus_u=zero, defocus_v=zero, defocus_angle=zero, phase_shift=zero,
+        shift=torch.zeros(1, 2, dtype=torch.float64),
         body_rotation=torch.from_numpy(rotation), body_translation=torch.from_numpy(translation),
     )  # fmt: skip
     # at zero defocus and Cs the CTF is the amplitude contrast

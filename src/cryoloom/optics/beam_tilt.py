@@ -1,7 +1,7 @@
 """Phase error of a tilted beam (axial coma): `dft_image = dft_ideal * exp(-i phase)`.
 
-`phase = 2π Cs λ² |k|² (β · k)` with the tilt β in radians (Glaeser et al. 2011, doi:10.1016/j.jsb.2011.02.005). The sign
-is RELION's: its `rlnBeamTiltX/Y` put this phase into the images, and correction multiplies by `exp(+i phase)`.
+`phase = 2π Cs λ² |k|² (β · k)` with the tilt β in radians (Glaeser et al. 2011, doi:10.1016/j.jsb.2011.02.005). The
+sign is RELION's: its `rlnBeamTiltX/Y` put this phase into the images, and correction multiplies by `exp(+i phase)`.
 """
 
 import math

@@ -18,8 +18,8 @@ class DefocusScore:
     defocus
         Error of the mean defocus in Å, `(n,)`.
     astigmatism
-        Length of the error of the astigmatism `½ (U - V) (cos 2θ, sin 2θ)` in Å, `(n,)`: the swap of U and V with a turn by
-        90 degrees is no error.
+        Length of the error of the astigmatism `½ (U - V) (cos 2θ, sin 2θ)` in Å, `(n,)`: the swap of U and V with a
+        turn by 90 degrees is no error.
     phase_shift
         Error in radians, `(n,)`, or None.
     """

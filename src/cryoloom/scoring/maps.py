@@ -71,7 +71,8 @@ def fsc_to_truth(volume: VolumeMap, truth: VolumeMap, mask: Tensor | np.ndarray 
     """FSC of a map and the truth on one grid, both masked, `(box // 2 + 1,)` float64."""
     if volume.data.shape != truth.data.shape or abs(volume.pixel_size / truth.pixel_size - 1) > 1e-3:
         raise ValueError(
-            f"volume: expected {truth.data.shape} at {truth.pixel_size} Å, got {volume.data.shape} at {volume.pixel_size} Å"
+            f"volume: expected {truth.data.shape} at {truth.pixel_size} Å, "
+            f"got {volume.data.shape} at {volume.pixel_size} Å"
         )
     chosen = truth_mask(truth) if mask is None else torch.as_tensor(mask, dtype=torch.float32)
     a, b = (torch.from_numpy(np.ascontiguousarray(m.data, np.float32)) * chosen for m in (volume, truth))

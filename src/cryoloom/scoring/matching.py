@@ -42,7 +42,7 @@ def match_particles(
 def match_positions(
     names_a: np.ndarray, positions_a: np.ndarray, names_b: np.ndarray, positions_b: np.ndarray, distance_px: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of positions on equal micrographs within a distance, each used once: as many as possible, then the nearest."""
+    """Pairs of positions on equal micrographs within a distance, each used once: as many as can be, then the nearest."""
     found_a, found_b = [], []
     for name in np.intersect1d(names_a, names_b):
         rows_a, rows_b = np.flatnonzero(names_a == name), np.flatnonzero(names_b == name)

@@ -31,7 +31,8 @@ class MotionScore:
 
     def summary(self) -> dict[str, float]:
         """The figures a report shows."""
-        return {"rms": round(self.rms, 4), "rms_axis": round(self.rms_axis, 4), "global_only_rms": round(self.global_only_rms, 4)}  # fmt: skip
+        names = ("rms", "rms_axis", "global_only_rms")
+        return {name: round(getattr(self, name), 4) for name in names}
 
 
 def score_motion(estimated: np.ndarray, truth: np.ndarray) -> MotionScore:

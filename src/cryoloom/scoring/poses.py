@@ -1,6 +1,7 @@
 """Poses against the truth, up to what no image can tell: the frame of the map, its hand, its symmetry and origin.
 
-A map in another frame, `V'(G p) = V(p)`, has the poses `G S R`, S any operator of the group; its z-mirror gives the same
+A map in another frame, `V'(G p) = V(p)`, has the poses `G S R`, S any operator of the group; its z-mirror gives the
+same
 images at `M R M`, `M = diag(1, 1, -1)`. The frame is found by vote: every particle proposes the frame that would make
 it right, and the proposal that makes most others right is polished by averaging over them.
 """

@@ -24,7 +24,7 @@ SCORE = StageDeclaration(
         Input(
             "truth",
             "file",
-            "What it is compared with: truth.star or truth_micrographs.star of a simulation, coordinates, or the true map.",
+            "truth.star or truth_micrographs.star of a simulation, coordinates, or the true map.",
         ),
         Input("mask", "map", "Mask for maps, on the grid of the true map.", required=False),
     ),

@@ -51,7 +51,7 @@ class Atoms:
 
     @property
     def centre_of_mass(self) -> np.ndarray:
-        """xyz in Å, `(3,)`, atoms weighted by their atomic number and occupancy."""
+        """Xyz in Å, `(3,)`, atoms weighted by their atomic number and occupancy."""
         weight = self.element * self.occupancy
         return (self.position * weight[:, None]).sum(0) / weight.sum()
 

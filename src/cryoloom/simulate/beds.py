@@ -1,7 +1,7 @@
 """The named beds of `docs/capabilities.md`: which particle, which box, how many images, how noisy.
 
-Models are read from `CRYOLOOM_DATA/models`. With `phantom=True` a built-in phantom of like shape, size and symmetry takes the
-place of the model, so a bed runs on any machine.
+Models are read from `CRYOLOOM_DATA/models`. With `phantom=True` a built-in phantom of like shape, size and symmetry
+takes the place of the model, so a bed runs on any machine.
 """
 
 import os

@@ -13,8 +13,8 @@ def random_sensitivity(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sensitivity `(h, w)` float32, mean about 1, and the hot pixels `(n, 2)` yx.
 
-    Pixels differ by 4 %, the tiles of the camera and its columns by 2 %, with a smooth fall towards a corner; some pixels and
-    one column segment are dead.
+    Pixels differ by 4 %, the tiles of the camera and its columns by 2 %, with a smooth fall towards a corner; some
+    pixels and one column segment are dead.
     """
     h, w = shape
     tiles = 1 + 0.02 * rng.standard_normal((-(-h // 256), -(-w // 256)))
@@ -46,7 +46,8 @@ def detector_mtf(frequency_per_px: np.ndarray) -> np.ndarray:
 def count_electrons(expected: np.ndarray, sensitivity: np.ndarray, seed: int, counts: np.ndarray) -> None:
     """Draw Poisson counts into `counts` `(h, w)` uint8 or uint16; `expected` `(h, w)` electrons per pixel.
 
-    One stream per row (SplitMix64 of the seed and the row, then xoroshiro128+), so the result does not depend on threads.
+    One stream per row (SplitMix64 of the seed and the row, then xoroshiro128+), so the result does not depend on
+    threads.
     """
     h, w = expected.shape
     for i in range(h):

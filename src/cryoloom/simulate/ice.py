@@ -1,8 +1,8 @@
 """What is on a micrograph besides particles: water that never lies still, and what stays: thickness, carbon, dirt.
 
 Water moves so fast under the beam (McMullan, Vinothkumar, Henderson 2015, doi:10.1016/j.ultramic.2015.05.017) that its
-detail is another one in each frame: `water_amplitude`. Carbon, ice crystals and aggregates stay; they are drawn once on a
-coarse grid, since they are band-limited to 10 Å here, and are displaced with the motion field: `warp_into`.
+detail is another one in each frame: `water_amplitude`. Carbon, ice crystals and aggregates stay; they are drawn once
+on a coarse grid, since they are band-limited to 10 Å here, and are displaced with the motion field: `warp_into`.
 """
 
 from dataclasses import dataclass

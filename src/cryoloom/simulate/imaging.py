@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from cryoloom.data import Optics
+from cryoloom.fourier.exact import ExactSpectrum, project_dft
 from cryoloom.fourier.shift import phase_ramp
 from cryoloom.fourier.transform import frequency_grid
 from cryoloom.optics.beam_tilt import beam_tilt_factor
 from cryoloom.optics.ctf import ctf_phase, electron_wavelength
-from cryoloom.fourier.exact import ExactSpectrum, project_dft
 
 
 def image_dfts(

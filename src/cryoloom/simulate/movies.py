@@ -1,9 +1,11 @@
 """Movies of known truth: electrons on a moving, fading specimen.
 
-For a weak phase object the mean count at a pixel is `dose T (1 + c)` with the contrast `c = -2 ctf * φ`. `φ` is the phase of
-the projected potential of each particle (drawn at its own place, height and displacement in each frame, faded by the dose so
-far and blurred by its motion within the frame), of water (another one in each frame), and of what stays: carbon and dirt.
-Contrast is multiplied by the MTF; counts are Poisson with the sensitivity of each pixel.
+For a weak phase object the mean count at a pixel is `dose T (1 + c)` with the contrast `c = -2 ctf * φ`. `φ` is the
+phase of
+the projected potential of each particle (drawn at its own place, height and displacement in each frame, faded by the
+dose so
+far and blurred by its motion within the frame), of water (another one in each frame), and of what stays: carbon and
+dirt. Contrast is multiplied by the MTF; counts are Poisson with the sensitivity of each pixel.
 """
 
 import json
@@ -194,7 +196,7 @@ def draw_truth(recipe: MovieRecipe, diameter: float, seed: int, movie: int) -> M
 def movie_frames(
     spectrum: ExactSpectrum, recipe: MovieRecipe, truth: MovieTruth, diameter: float, seed: int
 ) -> Iterator[Tensor]:
-    """Expected electrons per pixel of each frame before the camera's sensitivity, `(h, w)` float32, one after another."""
+    """Expected electrons per pixel before the camera's sensitivity, `(h, w)` float32, frame by frame."""
     shape, pixel_size = recipe.shape, recipe.pixel_size
     h, w = shape
     big = frequency_grid(shape, pixel_size)
@@ -389,8 +391,8 @@ def simulate_movie(
 def truth_record(stem: str, path: Path, recipe: MovieRecipe, truth: MovieTruth) -> dict[str, Any]:
     """All that is true of one movie as JSON values.
 
-    `motion_modes` are those of `TrueMotion`; `motion_positions_px` and `motion_tracks` list displacements in Å at a grid
-    of places, for readers that do not want to evaluate polynomials.
+    `motion_modes` are those of `TrueMotion`; `motion_positions_px` and `motion_tracks` list displacements in Å at a
+    grid of places, for readers that do not want to evaluate polynomials.
     """
     y, x = np.meshgrid(*[(np.arange(5) + 0.5) * n / 5 for n in recipe.shape], indexing="ij")
     places = np.stack([y.reshape(-1), x.reshape(-1)], axis=1)

@@ -1,8 +1,8 @@
 """Particle stacks of known truth: poses, CTF, envelope, coloured noise at a defined signal-to-noise ratio, junk.
 
 SNR is the variance of the noise-free, modulated image inside the particle's circle over the total noise variance
-per pixel. Noise has variance 1; a particle's grey scale follows from the SNR. Images are made chunk by chunk, each chunk
-from its own random stream and in its own stack, so memory is flat and the result does not depend on threads.
+per pixel. Noise has variance 1; a particle's grey scale follows from the SNR. Images are made chunk by chunk, each
+chunk from its own random stream and in its own stack, so memory is flat and the result does not depend on threads.
 """
 
 import math
@@ -16,12 +16,12 @@ from torch import Tensor
 
 from cryoloom.contract import Executor
 from cryoloom.data import Optics, ParticleSet, VolumeMap
+from cryoloom.fourier.exact import ExactSpectrum, exact_spectrum
 from cryoloom.fourier.transform import dft_to_image
 from cryoloom.io.mrc import write_mrc
 from cryoloom.simulate.imaging import image_dfts
 from cryoloom.simulate.junk import junk_dfts
 from cryoloom.simulate.noise import coloured_noise, ice_spectrum
-from cryoloom.fourier.exact import ExactSpectrum, exact_spectrum
 from cryoloom.simulate.views import sample_rotations
 
 KINDS = ("particle", "empty", "broken", "contaminant")
@@ -418,8 +418,8 @@ def _signal(plan: _Plan, rows: np.ndarray, *, centred: bool = False) -> Tensor:
 
 def _moved_map(body: VolumeMap, rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
     """A body turned and moved, resampled in Fourier space (exact but for the corners of its transform)."""
-    from cryoloom.fourier.transform import frequency_grid
     from cryoloom.fourier.exact import sample_spectrum
+    from cryoloom.fourier.transform import frequency_grid
 
     n = body.data.shape[0]
     spectrum = exact_spectrum(torch.from_numpy(body.data))

@@ -2,8 +2,8 @@
 
 Real proteins differ from blobs in what alignment sees: helices and sheets give features at 10 and 5 Å, atoms a Wilson
 fall-off down to Nyquist. Each domain here is an ellipsoid filled with ideal helices (hexagonal, 9.5 Å apart, 1.5 Å
-rise per residue) or strands (4.8 by 10 Å, 3.3 Å rise), each residue with its backbone and a side chain of a random walk.
-Shapes of several domains are joined with or without symmetry.
+rise per residue) or strands (4.8 by 10 Å, 3.3 Å rise), each residue with its backbone and a side chain of a random
+walk. Shapes of several domains are joined with or without symmetry.
 """
 
 import math
@@ -36,8 +36,8 @@ def phantom(shape: str = "globule", symmetry: str | None = None, *, mass_kda: fl
     Parameters
     ----------
     shape
-        One of `SHAPES`: `globule` (seven unequal domains), `fork` (a rod with two unequal arms), `rod`, `tripod`, `ring`
-        and `shell` (protomers of three unequal domains around their axes).
+        One of `SHAPES`: `globule` (seven unequal domains), `fork` (a rod with two unequal arms), `rod`, `tripod`,
+        `ring` and `shell` (protomers of three unequal domains around their axes).
     symmetry
         Point group; None for that of the shape.
     mass_kda

@@ -3,8 +3,8 @@
 Each atom is the sum of five Gaussians of the electron scattering factors of Peng et al. (1996,
 doi:10.1107/S0108767395014371), as gemmi tabulates them, widened by its B-factor. Atoms are drawn on a grid of half the
 pixel size with an extra blur that keeps aliases below 1e-4; the blur is taken off again in Fourier space, where the map
-is cut to the sphere of its Nyquist frequency. Ice is displaced by the molecule: a smooth envelope of the atoms times the
-potential of ice is subtracted, which takes away about half of the contrast below 1/15 1/Å, as in real images.
+is cut to the sphere of its Nyquist frequency. Ice is displaced by the molecule: a smooth envelope of the atoms times
+the potential of ice is subtracted, which takes away about half of the contrast below 1/15 1/Å, as in real images.
 Units: scattering length per volume, 1/Å2 (times 47.878 gives volt).
 """
 
@@ -13,7 +13,6 @@ import math
 import gemmi
 import numba
 import numpy as np
-import scipy.fft
 import torch
 
 from cryoloom.data import VolumeMap
@@ -22,7 +21,8 @@ from cryoloom.fourier.transform import dft_to_image, frequency_grid, rfftn
 from cryoloom.simulate.atoms import Atoms
 
 VOLT_PER_DENSITY = 47.878
-# Vitreous ice of 0.93 g/cm3: 0.0311 molecules per Å3 of f(0) = 3.05 Å (O + 2 H). Models carry no hydrogens, which would be 18 % of
+# Vitreous ice of 0.93 g/cm3: 0.0311 molecules per Å3 of f(0) = 3.05 Å (O + 2 H). Models carry no hydrogens, which
+# would be 18 % of
 # the scattering of a protein, so the ice is scaled by the same share and the contrast keeps its ratio.
 ICE_DENSITY = 0.0311 * 3.05
 ICE_WITHOUT_HYDROGENS = ICE_DENSITY * 0.82
@@ -47,8 +47,8 @@ def potential_map(
     solvent
         Subtract the ice that the atoms displace.
     bandlimit
-        Largest frequency kept as a fraction of Nyquist; the last 15 % fall off as a cosine, so that detail at the limit does not
-        ring through the box.
+        Largest frequency kept as a fraction of Nyquist; the last 15 % fall off as a cosine, so that detail at the
+        limit does not ring through the box.
 
     Raises
     ------

@@ -177,7 +177,8 @@ def simulate_movie_files(model: Path | None, settings: SimulateMoviesSettings, r
     recipe = _movie_recipe(settings)
     if diameter / recipe.pixel_size > 0.5 * min(recipe.shape):
         raise InputError(
-            f"--width and --height: {recipe.shape[1]} x {recipe.shape[0]} pixels are too few for a particle of {diameter:.0f} Å."
+            f"--width and --height: {recipe.shape[1]} x {recipe.shape[0]} pixels are too few "
+            f"for a particle of {diameter:.0f} Å."
         )
     box = good_size(math.ceil(1.3 * diameter / recipe.pixel_size))
     volume = potential_map(atoms, box, recipe.pixel_size)

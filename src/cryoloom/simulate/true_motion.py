@@ -1,8 +1,8 @@
 """Motion of simulated movies: a common drift and a local field, smooth in place and time.
 
-As in real movies the motion is fast in the first electrons and slow later (`1 - exp(-t / τ)`), with a steady drift and a
-little jitter of the stage. The local field bends like a drum (doming) about a point that is not the centre of the frame,
-with random terms up to third order in place, each with a course in time of its own.
+As in real movies the motion is fast in the first electrons and slow later (`1 - exp(-t / τ)`), with a steady drift
+and a little jitter of the stage. The local field bends like a drum (doming) about a point that is not the centre of the
+frame, with random terms up to third order in place, each with a course in time of its own.
 """
 
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ class TrueMotion:
     Attributes
     ----------
     modes
-        Å, `(m, t, 2)` yx: coefficients of `P_a(y) P_b(x)`, `a + b <= DEGREE`, by rising degree; y and x run from -1 to 1
-        over the frame. Zero in the first frame.
+        Å, `(m, t, 2)` yx: coefficients of `P_a(y) P_b(x)`, `a + b <= DEGREE`, by rising degree; y and x run from -1
+        to 1 over the frame. Zero in the first frame.
     shape
         Rows and columns of a frame.
     """
@@ -86,7 +86,8 @@ def random_motion(
     centre = rng.uniform(-0.5, 0.5, 2)
     sign = rng.choice([-1.0, 1.0])
     course = _settling(dose, rng.uniform(3.0, 9.0))
-    # Doming: content moves along the gradient of a paraboloid, u = amplitude (x - c) (1 + |x - c|^2 / 4), projected on the modes
+    # Doming: content moves along the gradient of a paraboloid, u = amplitude (x - c) (1 + |x - c|^2 / 4), projected
+    # on the modes
     nodes, weights = legendre.leggauss(8)
     y, x = np.meshgrid(nodes, nodes, indexing="ij")
     away = np.stack([y - centre[0], x - centre[1]], axis=-1)
