@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 
+_DUST_ROUNDS = 9
+
+
 def background_mask(box: int, diameter_px: float, *, device: torch.device | str | None = None) -> Tensor:
     """Pixels outside the circle of `diameter_px` around the centre pixel, `(box, box)` bool."""
     axis = torch.arange(box, device=device) - box // 2
@@ -66,9 +69,14 @@ def _remove_dust(images: Tensor, background: Tensor, n_sigma: float) -> Tensor:
         count = torch.nn.functional.conv2d(weight[:, None], kernel, padding=2)
         return (total / count.clamp_min(1.0))[:, 0]
 
-    residual = images - around(images, torch.ones_like(images))
-    spread = 1.4826 * residual[:, background].abs().median(1).values[:, None, None]
-    dust = residual.abs() > n_sigma * spread
-    if not bool(dust.any()):
-        return images
-    return torch.where(dust, around(images, (~dust).to(images.dtype)), images)
+    ones = torch.ones_like(images)
+    for _ in range(_DUST_ROUNDS):  # in each, the worst pixel of every neighbourhood
+        residual = images - around(images, ones)
+        distance = residual.abs()
+        spread = 1.4826 * distance[:, background].median(1).values[:, None, None]
+        worst = torch.nn.functional.max_pool2d(distance[:, None], 5, stride=1, padding=2)[:, 0]
+        dust = (distance > n_sigma * spread) & (distance == worst)
+        if not bool(dust.any()):
+            break
+        images = torch.where(dust, around(images, (~dust).to(images.dtype)), images)
+    return images
