@@ -27,7 +27,8 @@ def make_particles(n=6):
     return ParticleSet(
         optics=(Optics(name="a", pixel_size=1.5, box=8), Optics(name="b", pixel_size=2.0, box=8, voltage_kv=200.0)),
         optics_index=np.arange(n) % 2, image_path=np.full(n, "s.mrcs", dtype=object), image_index=np.arange(n),
-        micrograph=np.array([f"m{i // 3}.mrc" for i in range(n)], dtype=object), position_px=rng.uniform(20, 900, (n, 2)),
+        micrograph=np.array([f"m{i // 3}.mrc" for i in range(n)], dtype=object),
+        position_px=rng.uniform(20, 900, (n, 2)),
         shift=rng.normal(size=(n, 2)), defocus_u=rng.uniform(1e4, 2e4, n), extra={"rlnMine": np.arange(n)},
     )  # fmt: skip
 

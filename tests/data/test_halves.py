@@ -10,8 +10,9 @@ from cryoloom.data.halves import assign_halves, linked_groups
 def make(position, micrograph=None, images=None, extra=None):
     n = len(position)
     return ParticleSet(
-        image_path=np.full(n, "a.mrcs", dtype=object), image_index=np.arange(n) if images is None else np.asarray(images),
-        micrograph=np.zeros(n, int).astype(str).astype(object) if micrograph is None else np.asarray(micrograph, object),
+        image_path=np.full(n, "a.mrcs", dtype=object),
+        image_index=np.arange(n) if images is None else np.asarray(images),
+        micrograph=np.full(n, "m", dtype=object) if micrograph is None else np.asarray(micrograph, object),
         position_px=np.asarray(position, float), optics=(Optics(),), optics_index=np.zeros(n, int), extra=extra or {},
     )  # fmt: skip
 
