@@ -1,0 +1,46 @@
+import numpy as np
+import torch
+from bed_images import BOX, Memory, particles, view_images
+
+from cryoloom.class2d.extent import estimate_diameter
+from cryoloom.class2d.quality import judge_classes, particle_junk
+
+
+def judge(images, correlation, count):
+    return judge_classes(images, correlation, torch.arange(1, 17), 10, count, 24.0, BOX * 4.0)
+
+
+def test_a_class_without_agreement_between_its_halves_is_not_good():
+    images = view_images(2)
+    sharp = torch.linspace(1, 0.5, 16).double()
+    noise = torch.full((16,), 0.05).double()
+    quality = judge(images, torch.stack([sharp, noise]), torch.tensor([100, 100]))
+    assert quality.good[0] > 0.8
+    assert quality.good[1] < 0.05
+    assert any("agree" in reason for reason in quality.reasons[1])
+
+
+def test_an_average_that_lies_off_the_centre_or_over_the_rim_is_not_good():
+    image = view_images(1)[0]
+    images = torch.stack([image, image.roll(9, 1)])
+    quality = judge(images, torch.linspace(1, 0.5, 16).double().expand(2, -1), torch.tensor([100, 100]))
+    assert quality.good[0] > 0.8 and quality.good[1] < 0.2
+    assert quality.reasons[0] == [] and quality.reasons[1]
+
+
+def test_empty_classes_are_named():
+    quality = judge(view_images(2), torch.ones(2, 16).double(), torch.tensor([10, 0]))
+    assert quality.good[1] == 0 and quality.reasons[1] == ["no particles"]
+
+
+def test_a_particle_that_fits_far_worse_than_its_fellows_is_junk():
+    scale = np.r_[np.random.default_rng(0).normal(1, 0.1, 50), 0.1]
+    junk = particle_junk(np.array([0.9]), np.zeros(51, int), scale)
+    assert junk[-1] > 0.9 and np.median(junk) < 0.15
+    assert particle_junk(np.array([0.9]), np.array([-1]), np.ones(1))[0] == 1.0
+
+
+def test_the_diameter_is_found_from_the_images():
+    images, *_ = particles(300, 4, snr=0.4)
+    diameter = estimate_diameter(Memory(images), len(images), 4.0)
+    assert 56 < diameter < 110  # blobs within a radius of 26 Å, one or two pixels wide, up to 8 Å off centre
