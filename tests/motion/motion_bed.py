@@ -114,24 +114,28 @@ def simulate(
     dft = scipy.fft.rfft2(signal_big)
     ky = scipy.fft.fftfreq(big[0])[:, None]
     kx = scipy.fft.rfftfreq(big[1])[None]
+
+    def moved_by(spectrum, shift):
+        phase = np.exp(-2j * np.pi * ky * shift[0]) * np.exp(-2j * np.pi * kx * shift[1])
+        return scipy.fft.irfft2(spectrum * phase.astype(np.complex64), s=big)
+
     k = np.hypot(ky, kx) / pixel_size
     grid_y, grid_x = np.mgrid[:h, :w].astype(np.float32)
     v, u = grid_y / h - 0.5, grid_x / w - 0.5
     frames = np.zeros((n, h, w), np.uint8 if noise == "poisson" else np.float32)
     extra = _spoil(n, shape, pixel_size, spoiled, np.sqrt(spoiled_snr / counts), rng) if spoiled else None
-    gain_error = 1 + fixed_pattern * rng.normal(size=shape)
+    gain_error = 1 + fixed_pattern * rng.standard_normal(shape, dtype=np.float32)
     for t in range(n):
-        frame_dft = dft if damage is None else dft * damage(k, (t + 0.5) * dose_per_frame)
+        frame_dft = dft if damage is None else dft * damage(k, (t + 0.5) * dose_per_frame).astype(np.float32)
         if doming_px:
-            still = scipy.fft.irfft2(frame_dft * np.exp(-2j * np.pi * (ky * drift[t, 0] + kx * drift[t, 1])), s=big)
+            still = moved_by(frame_dft, drift[t])
             # content at p moves to p + local(p): read at p - local(p - local(p))
             dy, dx = (np.tensordot(local[:, t, c], quadratic_basis(v, u), 1) for c in range(2))
             vy, ux = v - (dy + drift[t, 0]) / h, u - (dx + drift[t, 1]) / w
             dy, dx = (np.tensordot(local[:, t, c], quadratic_basis(vy, ux), 1) for c in range(2))
             moved = map_coordinates(still, [grid_y - dy + margin, grid_x - dx + margin], order=5, mode="nearest")
         else:
-            moved = scipy.fft.irfft2(frame_dft * np.exp(-2j * np.pi * (ky * drift[t, 0] + kx * drift[t, 1])), s=big)
-            moved = moved[margin:-margin, margin:-margin]
+            moved = moved_by(frame_dft, drift[t])[margin:-margin, margin:-margin]
         rate = counts * (1 + contrast * moved) * gain_error
         if extra is not None:
             rate = rate + counts * extra[t]
@@ -144,17 +148,20 @@ def simulate(
 
 def _spoil(n, shape, pixel_size, fraction, contrast, rng):
     """Textures shared by pairs of frames, at another place in the second frame of each pair, `(n, h, w)`."""
-    ky = scipy.fft.fftfreq(shape[0], pixel_size)[:, None]
-    kx = scipy.fft.rfftfreq(shape[1], pixel_size)[None]
+    h, w = shape
+    ky = scipy.fft.fftfreq(2 * h, pixel_size).astype(np.float32)[:, None]
+    kx = scipy.fft.rfftfreq(2 * w, pixel_size).astype(np.float32)[None]
     k2 = ky**2 + kx**2
     envelope = np.exp(-30 * k2) * (k2 > (1 / 200) ** 2)
+    noise = rng.standard_normal((2 * h, 2 * w), dtype=np.float32)
+    texture = scipy.fft.irfft2(scipy.fft.rfft2(noise) * envelope, s=(2 * h, 2 * w))
+    texture *= contrast / texture.std()
     first, second = np.triu_indices(n, 1)
     chosen = rng.permutation(len(first))[: round(fraction * len(first))]
     extra = np.zeros((n, *shape), np.float32)
     for a, b in zip(first[chosen], second[chosen], strict=True):
-        noise = rng.normal(size=shape).astype(np.float32)
-        texture = scipy.fft.irfft2(scipy.fft.rfft2(noise) * envelope, s=shape)
-        texture *= contrast / texture.std()
-        extra[a] += texture
-        extra[b] += np.roll(texture, tuple(rng.integers(-12, 13, 2)), axis=(0, 1))
+        y, x = rng.integers(16, (h - 16, w - 16))  # pieces of one large texture, another one for each pair
+        dy, dx = rng.integers(-12, 13, 2)
+        extra[a] += texture[y : y + h, x : x + w]
+        extra[b] += texture[y + dy : y + dy + h, x + dx : x + dx + w]
     return extra

@@ -64,7 +64,7 @@ def estimate_motion(
     dose_per_frame: float = 1.0,
     degree: int = 3,
     max_shift: float = 150.0,
-    tile: float = 400.0,
+    tile: float = 250.0,
     device: torch.device | str = "cpu",
 ) -> MotionEstimate:
     """Estimate the motion field of a movie.

@@ -55,7 +55,7 @@ def fit_field(
     ssnr: np.ndarray,
     dose_per_frame: float = 1.0,
     pair_weight: np.ndarray | None = None,
-    max_iterations: int = 8,
+    max_iterations: int = 10,
     tolerance_px: float = 0.02,
 ) -> FieldFit:
     """Fit a field of `degree` to the tiles.

@@ -43,7 +43,7 @@ class MotionSettings(Settings):
     eer_upsampling: int | None = setting(None, "EER grid, 1, 2 or 4; by default as imported.", ge=1, le=4, expert=True)
     max_shift: float = setting(150.0, "Largest displacement between two frames.", unit="Å", gt=0, expert=True)
     local_degree: int = setting(3, "Degree of the local motion in place.", ge=1, le=5, expert=True)
-    tile: float = setting(400.0, "Side of the tiles that local motion is measured on.", unit="Å", gt=0, expert=True)
+    tile: float = setting(250.0, "Side of the tiles that local motion is measured on.", unit="Å", gt=0, expert=True)
 
 
 MOTION = StageDeclaration(
