@@ -30,6 +30,7 @@ def match_particles(
         return rows[:, 0], rows[:, 1]
     if any(s.position_px is None or s.micrograph is None for s in (estimated, truth)):
         raise InputError("score: the particles share no stack with the truth, and have no positions on micrographs.")
+    assert estimated.micrograph is not None and truth.micrograph is not None
     a, b = match_positions(
         stems(estimated.micrograph), _centred_position(estimated), stems(truth.micrograph), _centred_position(truth),
         distance_px,
@@ -42,7 +43,7 @@ def match_particles(
 def match_positions(
     names_a: np.ndarray, positions_a: np.ndarray, names_b: np.ndarray, positions_b: np.ndarray, distance_px: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of positions on equal micrographs within a distance, each used once: as many as can be, then the nearest."""
+    """Pairs of positions on equal micrographs within a distance, each used once: as many as can be, the nearest."""
     found_a, found_b = [], []
     for name in np.intersect1d(names_a, names_b):
         rows_a, rows_b = np.flatnonzero(names_a == name), np.flatnonzero(names_b == name)

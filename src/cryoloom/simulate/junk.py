@@ -40,6 +40,8 @@ def junk_dfts(
     ky, kx = grid.unbind(-1)
     k2 = ky**2 + kx**2
     optics = particle.optics[0]
+    u, v, angle = particle.defocus_u, particle.defocus_v, particle.defocus_angle
+    assert u is not None and v is not None and angle is not None
     out = []
     for i in range(len(particle)):
         if kind == "broken":
@@ -58,9 +60,9 @@ def junk_dfts(
         dft *= ctf(
             ky,
             kx,
-            defocus_u=float(particle.defocus_u[i]),
-            defocus_v=float(particle.defocus_v[i]),
-            defocus_angle=float(particle.defocus_angle[i]),
+            defocus_u=float(u[i]),
+            defocus_v=float(v[i]),
+            defocus_angle=float(angle[i]),
             voltage_kv=optics.voltage_kv,
             cs_mm=optics.cs_mm,
             amplitude_contrast=optics.amplitude_contrast,

@@ -42,6 +42,7 @@ def movie_records(
         phase_shift=np.full(n, recipe.phase_shift),
         extra={"cryoloomSpoilt": np.asarray([int(r["bad"]) for r in records])},
     )
+    defocus = {name: np.asarray([r[name] for r in records]) for name in ("defocus_u", "defocus_v", "defocus_angle")}
     counts = [len(r["height"]) for r in records]
     owner = np.repeat(np.arange(n), counts)
     height = np.concatenate([np.asarray(r["height"], np.float64).reshape(-1) for r in records])
@@ -53,9 +54,9 @@ def movie_records(
         position_px=np.concatenate([np.asarray(r["position_px"], np.float64).reshape(-1, 2) for r in records]),
         optics=(optics,),
         optics_index=np.zeros(total, np.int64),
-        defocus_u=micrographs.defocus_u[owner] + recipe.hand * height,
-        defocus_v=micrographs.defocus_v[owner] + recipe.hand * height,
-        defocus_angle=micrographs.defocus_angle[owner],
+        defocus_u=defocus["defocus_u"][owner] + recipe.hand * height,
+        defocus_v=defocus["defocus_v"][owner] + recipe.hand * height,
+        defocus_angle=defocus["defocus_angle"][owner],
         phase_shift=np.full(total, recipe.phase_shift),
         rotation=np.concatenate([np.asarray(r["rotation"], np.float64).reshape(-1, 3, 3) for r in records]),
         shift=np.zeros((total, 2)),

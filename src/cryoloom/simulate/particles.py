@@ -365,6 +365,7 @@ def _with_junk(plan: _Plan, rows: np.ndarray, generator: torch.Generator) -> Ten
     kind = plan.kind[rows]
     real = np.flatnonzero(kind == 0)
     if len(real):
+        assert plan.truth.scale is not None
         grey = torch.from_numpy(plan.gain * plan.truth.scale[rows[real]]).to(torch.float32)
         dft[real] = _signal(plan, rows[real]) * grey[:, None, None]
     for i in np.flatnonzero(kind > 1):
@@ -383,6 +384,7 @@ def _with_junk(plan: _Plan, rows: np.ndarray, generator: torch.Generator) -> Ten
 def _signal(plan: _Plan, rows: np.ndarray, *, centred: bool = False) -> Tensor:
     """Noise-free images of real particles as half spectra; grey scale 1."""
     truth, box = plan.truth, plan.spectra[0][0].box
+    assert truth.class_number is not None
     state = truth.class_number[rows] - 1
     out = torch.zeros(len(rows), box, box // 2 + 1, dtype=torch.complex64)
 

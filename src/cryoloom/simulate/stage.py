@@ -63,6 +63,7 @@ def simulate_particle_images(
             data={"images": first, "columns": 8},
         )
     )  # fmt: skip
+    assert truth.rotation is not None
     run.show(Figure("views", "orientations", "True viewing directions", data={"rotations": truth.rotation[:20_000]}))
     return {"particles": observed(truth), "truth": truth, "truth_map": specimen.truth()}
 
@@ -133,7 +134,7 @@ def _changed(recipe: ParticleRecipe, settings: SimulateParticlesSettings) -> Par
     )
     if defocus[0] > defocus[1]:
         raise InputError(f"--defocus-min {defocus[0]:g} is larger than --defocus-max {defocus[1]:g}.")
-    optional = {
+    optional: dict[str, Any] = {
         "n": settings.particles,
         "snr": settings.snr,
         "junk": settings.junk,
