@@ -324,8 +324,9 @@ def image_batch(
 
 def shift_phases(plan: RingPlan, shift_px: Tensor) -> Tensor:
     """Factors `exp(+2πi k·t)` that undo shifts `(n, 2)` yx, complex `(n, rings, half)`."""
-    turns = shift_px.to(torch.float64).flip(-1) @ plan.points.T * (2 * math.pi / plan.box)
-    return torch.polar(torch.ones_like(turns), turns).to(torch.complex64).reshape(len(shift_px), plan.n_rings, plan.n_samples // 2)
+    turns = shift_px.to(torch.float64).flip(-1) @ plan.points.T / plan.box
+    angle = ((turns - turns.round()) * (2 * math.pi)).to(torch.float32)  # reduced in double, evaluated in single
+    return torch.complex(angle.cos(), angle.sin()).reshape(len(shift_px), plan.n_rings, plan.n_samples // 2)
 
 
 def shift_grid(reach_px: float, step_px: float, *, device: torch.device | str = "cpu") -> Tensor:
