@@ -34,7 +34,7 @@ from cryoloom.em.reliability import fitting_share, gain_ratio
 from cryoloom.em.search import search_directions, search_poses, shift_grid
 from cryoloom.em.solve import SolvableSums, prepare_sums
 from cryoloom.fourier.slices import PaddedSpectrum
-from cryoloom.geometry import pose_distance
+from cryoloom.geometry import matrix_to_axis_angle, pose_distance
 
 
 @dataclass(frozen=True)
@@ -233,8 +233,10 @@ def iterate(
         spread = float(np.clip(learnt, 30.0, 2 * plan.defocus_spread))
     notes["defocus_spread"] = spread
 
-    noise = estimate_noise(source, references, poses, rows, noise, executor, radius=radius)
     last = state.last or state.iteration + 1 >= plan.max_iterations
+    if last and references[0] is not references[1]:
+        notes["pose_inflation"], notes["shift_inflation"] = _widen_errors(source, references, poses, candidates, fit)
+    noise = estimate_noise(source, references, poses, rows, noise, executor, radius=radius)
     reach = source.points.radius if last else _clip_radius(source, max(radius + 10, 1.5 * radius))
     target = poses.half[candidates.row] - 1
     weighted = replace(candidates, posterior=share * fitting[candidates.row])
@@ -439,6 +441,33 @@ def _normalise_scale(candidates: Candidates, half: np.ndarray) -> Candidates:
         if mine.any():
             scale[mine] /= np.average(scale[mine], weights=candidates.posterior[mine])
     return replace(candidates, scale=scale)
+
+
+def _widen_errors(
+    source: ImageSource, references: list[PaddedSpectrum], poses: PoseTable, candidates: Candidates, fit: _Fit
+) -> tuple[float, float]:
+    """Widen the error bars of poses and shifts by what the noise of the reference adds; returns the two factors.
+
+    The curvature knows the noise of the image only. How far a pose moves when it is fitted to the map of the other half
+    shows what the map's noise does, and what the particle's own share in its map does. Nothing but the error bars is
+    changed by this look across.
+    """
+    assert candidates.posterior is not None and candidates.information is not None
+    own = candidates.select(best_of(candidates, candidates.posterior))
+    other = replace(fit, references=references[::-1])(own, min(r.radius for r in references), 5)
+    assert own.information is not None
+    turn = matrix_to_axis_angle(torch.from_numpy(own.rotation).mT @ torch.from_numpy(other.rotation)).numpy()
+    move = (other.shift_px - own.shift_px)[:, ::-1]
+    covariance = np.linalg.inv(own.information + 1e-9 * np.eye(6))
+    factors = []
+    for step, part in ((turn, slice(0, 3)), (move, slice(3, 5))):
+        block = np.linalg.inv(covariance[:, part, part])
+        square = np.einsum("ni,nij,nj->n", step, block, step) / step.shape[1]
+        # particles that ran to another optimum say nothing of the width of this one
+        factors.append(float(np.sqrt(1.0 + np.mean(square[square < 9.0]) if (square < 9.0).any() else 1.0)))
+    poses.pose_error[own.row] *= factors[0]
+    poses.shift_error_px[own.row] *= factors[1]
+    return factors[0], factors[1]
 
 
 def _update_poses(poses: PoseTable, candidates: Candidates, before: np.ndarray, symmetry: str) -> None:
