@@ -7,7 +7,6 @@ the image is scaled so that the mean is 0 and the standard deviation 1 outside t
 import torch
 from torch import Tensor
 
-
 _DUST_ROUNDS = 9
 
 

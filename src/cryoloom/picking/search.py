@@ -13,6 +13,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from cryoloom.picking.exclusion import exclusion_mask
 from cryoloom.picking.matched import Spectrum, Transfer
 from cryoloom.picking.peaks import find_peaks, normalise_by_background
 from cryoloom.picking.reduce import Reduced, flatten_background, reduce_micrograph
@@ -75,12 +76,14 @@ class Candidates:
 
 
 def survey_scales(
-    image: Tensor, pixel_size: float, transfer: Transfer | None, diameters: Sequence[float]
+    image: Tensor, pixel_size: float, transfer: Transfer | None, diameters: Sequence[float], *, exclude: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Votes of one micrograph for each diameter as if particles were dark, and as if bright; see `scale`."""
     reduced = reduce_micrograph(image, pixel_size, diameters[0] / 8, dark=True)
     px = reduced.mean_pixel_size
     flat = flatten_background(reduced.image, diameters[-1] / px)
+    if exclude:
+        flat = torch.where(exclusion_mask(reduced.image, px), torch.zeros_like(flat), flat)
     spectrum = Spectrum(flat, reduced.pixel_size, transfer, margin_px=int(0.5 * diameters[-1] / px))
     return count_votes(spectrum, diameters, px)
 
@@ -94,6 +97,7 @@ def search_micrograph(
     dark: bool,
     distance: float,
     margin: float,
+    exclude: bool = False,
     matcher: Matcher | None = None,
 ) -> Candidates:
     """All candidates on one micrograph.
@@ -112,6 +116,8 @@ def search_micrograph(
         Whether particles are darker than what is around them.
     distance, margin
         Smallest distance of two candidates, and of a candidate from the edge, in diameters.
+    exclude
+        Leave out carbon, crystals and aggregates; see `exclusion`.
     matcher
         Makes the score map, that of the inverted micrograph, and maps of labels from the prepared spectrum and its
         pixel size; by default the round filter.
@@ -119,6 +125,10 @@ def search_micrograph(
     reduced = reduce_micrograph(image, pixel_size, diameter / 16, dark=dark)
     px = reduced.mean_pixel_size
     flat = flatten_background(reduced.image, 2 * diameter / px)
+    excluded = None
+    if exclude:
+        excluded = exclusion_mask(reduced.image, px, least_diameter=diameter)
+        flat = torch.where(excluded, torch.zeros_like(flat), flat)
     spectrum = Spectrum(flat, reduced.pixel_size, transfer, margin_px=int(diameter / px))
     if matcher is None:
         score = spectrum.score_map(diameter)
@@ -131,8 +141,8 @@ def search_micrograph(
     place, value = find_peaks(score, reach, lowest=LOWEST)
     decoy_place, decoys = find_peaks(decoy, reach, lowest=LOWEST)
     contested, decoys_kept = compete(place, value, decoy_place, decoys, reach)
-    inside = _away_from_edges(place, reduced, margin * diameter)
-    decoys = decoys[_away_from_edges(decoy_place, reduced, margin * diameter) & decoys_kept]
+    inside = _usable(place, reduced, margin * diameter, excluded)
+    decoys = decoys[_usable(decoy_place, reduced, margin * diameter, excluded) & decoys_kept]
     place, value, contested = place[inside], value[inside], contested[inside]
     density, texture = circle_statistics(reduced, place, diameter)
     y, x = np.rint(place).astype(int).T if len(place) else (np.zeros(0, int), np.zeros(0, int))
@@ -178,8 +188,12 @@ def circle_statistics(reduced: Reduced, place: np.ndarray, diameter: float) -> t
     return values.mean(1), values.std(1)
 
 
-def _away_from_edges(place: np.ndarray, reduced: Reduced, margin: float) -> np.ndarray:
+def _usable(place: np.ndarray, reduced: Reduced, margin: float, excluded: Tensor | None) -> np.ndarray:
+    """Places at least `margin` Å from the edges and not in an excluded region."""
     h, w = reduced.image.shape
     my, mx = margin / reduced.pixel_size[0], margin / reduced.pixel_size[1]
     y, x = place[:, 0], place[:, 1]
-    return (y >= my) & (y <= h - 1 - my) & (x >= mx) & (x <= w - 1 - mx)
+    usable = (y >= my) & (y <= h - 1 - my) & (x >= mx) & (x <= w - 1 - mx)
+    if excluded is not None and len(place):
+        usable &= ~excluded.cpu().numpy()[np.rint(y).astype(int), np.rint(x).astype(int)]
+    return usable

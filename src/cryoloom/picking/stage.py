@@ -64,6 +64,7 @@ def pick_particles(micrographs: MicrographSet, references: Any, settings: PickSe
             dark=dark,
             distance=settings.distance,
             margin=settings.margin,
+            exclude=settings.exclude,
             matcher=bank_of,
         )
         return found.as_json()
@@ -153,7 +154,9 @@ def _survey(
 
     def survey(row: int) -> dict[str, Any]:
         image, pixel_size = load(row)
-        bright, dark = survey_scales(image, pixel_size, transfer_of(micrographs, row), diameters)
+        bright, dark = survey_scales(
+            image, pixel_size, transfer_of(micrographs, row), diameters, exclude=settings.exclude
+        )
         return {"bright": np.round(bright, 2), "dark": np.round(dark, 2)}
 
     stored = run.each(chosen, survey, key=name_of, label="Finding the size")
