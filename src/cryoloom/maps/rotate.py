@@ -51,13 +51,13 @@ def spline_spectrum(volume: Tensor, radius: int | None = None, degree: int = 3) 
     n = PADDING * box
     offset = np.arange(box) - box // 2
     profile = np.sinc(offset / n) ** (degree + 1)
-    data = volume.detach().cpu().numpy().astype(np.float32)
+    data: np.ndarray = volume.detach().cpu().numpy().astype(np.float32)
     data = data / (profile[:, None, None] * profile[:, None] * profile).astype(np.float32)
     m = min(PADDING * radius + 3, n // 2 - 1)
     signed, positive = np.arange(-m, m + 1), np.arange(-2, m + 1)
     workers = torch.get_num_threads()
     # One axis at a time, keeping only what is asked for; a line of real data has the conjugate at negative kx.
-    x = scipy.fft.rfft(data, n, axis=2, workers=workers)
+    x: np.ndarray = scipy.fft.rfft(data, n, axis=2, workers=workers)
     x = np.concatenate([x[..., 2:0:-1].conj(), x[..., : m + 1]], axis=2)
     y = scipy.fft.fft(x, n, axis=1, workers=workers)[:, signed % n]
     z = scipy.fft.fft(y, n, axis=0, workers=workers)[signed % n]
@@ -102,9 +102,9 @@ def transform_map(
     spectrum = spline_spectrum(volume, radius)
     box = spectrum.box
     points, where = half_sphere(box, min(spectrum.radius, (box - 1) // 2))
-    rotation = np.asarray(torch.as_tensor(rotation, dtype=torch.float64).cpu())
+    turn = torch.as_tensor(rotation, dtype=torch.float64).cpu().numpy()
     # F_moved(k) = F(R^T k): row vectors times R.
-    samples = sample_spectrum(spectrum, points @ rotation)
+    samples = sample_spectrum(spectrum, points @ turn)
     if shift_px is not None:
         shift = np.asarray(torch.as_tensor(shift_px, dtype=torch.float64).cpu())[::-1]
         samples = samples * np.exp(-2j * np.pi * (points @ shift) / box).astype(np.complex64)

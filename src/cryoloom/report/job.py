@@ -142,7 +142,8 @@ def split_series(figures: Sequence[Figure]) -> tuple[list[Figure], list[Figure]]
     """Figures to show at once (overviews first, few of each series), and those to fold away."""
     order = {kind: i for i, kind in enumerate(_ORDER)}
     seen: dict[str, int] = {}
-    first, rest = [], []
+    first: list[Figure] = []
+    rest: list[Figure] = []
     for figure in sorted(figures, key=lambda f: order.get(f.kind, 9)):
         series = figure.name.rstrip("0123456789").rstrip("_-")
         is_numbered = series != figure.name

@@ -83,7 +83,7 @@ def draw_gallery(figure: Figure) -> MplFigure:
                 text = str(labels[i])
                 room = max(8, int(13 * cell))
                 axes.set_title(text if len(text) <= room else "…" + text[-room + 1 :], fontsize=8, pad=2, color=INK)
-    drawn.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+    drawn.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
     return drawn
 
 

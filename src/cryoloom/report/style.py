@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import matplotlib
+from cycler import cycler
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as MplFigure
 
@@ -15,7 +16,7 @@ ACCENT = "#0b6fa4"
 PALETTE = ("#0b6fa4", "#e08214", "#3a9a6c", "#b5478a", "#7a5cc2", "#8c6d46", "#4a4a4a", "#d1495b")
 SEQUENTIAL = "cividis"
 
-_RC: dict[str, Any] = {
+_RC: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9.5,
@@ -28,7 +29,7 @@ _RC: dict[str, Any] = {
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "axes.prop_cycle": matplotlib.cycler(color=PALETTE),
+    "axes.prop_cycle": cycler(color=PALETTE),
     "grid.color": GRID,
     "grid.linewidth": 0.8,
     "xtick.color": MUTED,
@@ -51,7 +52,7 @@ _RC: dict[str, Any] = {
 @contextmanager
 def report_style() -> Iterator[None]:
     """Matplotlib's settings of all report pictures."""
-    with matplotlib.rc_context(_RC):
+    with rc_context(_RC):
         yield
 
 

@@ -90,7 +90,7 @@ def render_surface(
     depth = np.full((pixels, pixels), np.nan, np.float32)
     normal = np.zeros((pixels, pixels, 3), np.float32)
     hit = np.zeros((pixels, pixels, 3), np.float32)
-    _march(volume, np.float32(level), np.ascontiguousarray(rotation, np.float64), centre, reach, depth, normal, hit)
+    _march(volume, float(level), np.ascontiguousarray(rotation, np.float64), centre, reach, depth, normal, hit)
     seen = np.isfinite(depth)
     picture = np.zeros((pixels, pixels, 4), np.float32)
     if seen.any():
@@ -169,9 +169,15 @@ def _value(volume: np.ndarray, z: float, y: float, x: float) -> float:
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
+def _above(value: float, lowest: float) -> float:
+    """The value, but not below `lowest`: outside of the box there is no gradient to follow."""
+    return value if value > lowest else lowest
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
 def _march(
     volume: np.ndarray,
-    level: np.float32,
+    level: float,
     rotation: np.ndarray,
     centre: np.ndarray,
     reach: float,
@@ -207,9 +213,15 @@ def _march(
                             low = middle
                         else:
                             high = middle
-                    gx = max(_value(volume, z, y, x + 1), level - 1) - max(_value(volume, z, y, x - 1), level - 1)
-                    gy = max(_value(volume, z, y + 1, x), level - 1) - max(_value(volume, z, y - 1, x), level - 1)
-                    gz = max(_value(volume, z + 1, y, x), level - 1) - max(_value(volume, z - 1, y, x), level - 1)
+                    gx = _above(_value(volume, z, y, x + 1), level - 1.0) - _above(
+                        _value(volume, z, y, x - 1), level - 1.0
+                    )
+                    gy = _above(_value(volume, z, y + 1, x), level - 1.0) - _above(
+                        _value(volume, z, y - 1, x), level - 1.0
+                    )
+                    gz = _above(_value(volume, z + 1, y, x), level - 1.0) - _above(
+                        _value(volume, z - 1, y, x), level - 1.0
+                    )
                     length = np.sqrt(gx * gx + gy * gy + gz * gz) + 1e-20
                     gx, gy, gz = -gx / length, -gy / length, -gz / length
                     for axis in range(3):
