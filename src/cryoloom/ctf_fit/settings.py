@@ -16,6 +16,7 @@ class CtfSettings(Settings):
     fit_thickness: bool = setting(
         False, "Also fit the thickness of the specimen, where rings are seen to fade and return."
     )
+    fit_tilt: bool = setting(False, "Also fit a plane of defocus, for tilted specimens.")
     amplitude_contrast: float | None = setting(
         None, "Amplitude contrast in place of the one that came with the micrographs.", ge=0, lt=1
     )

@@ -107,6 +107,15 @@ class TileSpectra:
         lag_px = round(lag / self.pixel_size / math.sqrt(2))
         return float(np.prod([_spread(t, s, lag_px) for t, s in zip(self.tapers, self.starts, strict=True)]))
 
+    @functools.cached_property
+    def centre_px(self) -> np.ndarray:
+        """Where each tile looks: centre of mass of its squared taper, yx pixels of the micrograph, `(n_tiles, 2)`."""
+        axes = [
+            np.asarray(starts) + (tapers**2 @ np.arange(self.tile)) / (tapers**2).sum(1)
+            for tapers, starts in zip(self.tapers, self.starts, strict=True)
+        ]
+        return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
+
     def halves(self) -> tuple["TileSpectra", "TileSpectra"]:
         """Two halves of the tiles: opposite quadrants of the micrograph together, so that a tilt cancels."""
         middle = 0.5 * (self.corner_px.min(axis=0) + self.corner_px.max(axis=0))

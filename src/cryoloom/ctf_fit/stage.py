@@ -14,6 +14,7 @@ from cryoloom.ctf_fit.model import Beam
 from cryoloom.ctf_fit.picture import ring_picture
 from cryoloom.ctf_fit.search import SearchRange
 from cryoloom.ctf_fit.settings import CTF, CtfSettings
+from cryoloom.ctf_fit.tilt import fit_tilt
 from cryoloom.ctf_fit.verdict import doubts, reason_to_exclude
 from cryoloom.data import MicrographSet
 from cryoloom.io.images import read_micrograph
@@ -34,8 +35,9 @@ def estimate_ctf(micrographs: MicrographSet, settings: CtfSettings, run: Run) ->
         contrast = optics.amplitude_contrast if settings.amplitude_contrast is None else settings.amplitude_contrast
         beam = Beam(optics.voltage_kv, optics.cs_mm, contrast)
         path = _image_path(micrographs, i)
+        image = _load(path, run.device)
         estimate = estimate_image_ctf(
-            _load(path, run.device),
+            image,
             optics.pixel_size,
             beam,
             where,
@@ -45,9 +47,18 @@ def estimate_ctf(micrographs: MicrographSet, settings: CtfSettings, run: Run) ->
             fit_phase_shift=settings.fit_phase_shift,
             with_thickness=settings.fit_thickness,
         )
+        result = _plain(estimate)
+        if settings.fit_tilt:
+            plane = fit_tilt(estimate.fit, estimate.spectra, (int(image.shape[0]), int(image.shape[1])))
+            result |= {
+                "tilt": plane.tilt,
+                "tilt_axis": plane.axis,
+                "gradient_y": float(plane.gradient[0]),
+                "gradient_x": float(plane.gradient[1]),
+            }
         picture = run.folder / "ctf_images" / f"{names[i]}_ctf.mrc"
         write_mrc(picture, ring_picture(estimate, beam, size=PICTURE_SIZE), optics.pixel_size)
-        return _plain(estimate)
+        return result
 
     results = run.each(list(range(len(micrographs))), fit_one, key=lambda i: str(micrographs.path[i]), label="ctf")
     if len(micrographs) and not any(results):
@@ -133,12 +144,17 @@ def _more_columns(results: list[dict[str, Any] | None]) -> dict[str, np.ndarray]
         "cryoloomPhaseShiftError": ("phase_shift_error", math.degrees(1.0)),
         "cryoloomDefocusHalfDifference": ("half_difference", 1.0),
         "cryoloomSpecimenThickness": ("thickness", 1.0),
+        "cryoloomTilt": ("tilt", math.degrees(1.0)),
+        "cryoloomTiltAxis": ("tilt_axis", math.degrees(1.0)),
+        "cryoloomDefocusGradientY": ("gradient_y", 1.0),
+        "cryoloomDefocusGradientX": ("gradient_x", 1.0),
         "cryoloomCtfEvidence": ("gain", 1.0),
         "cryoloomSpectrumAnisotropy": ("anisotropy", 1.0),
     }
     return {
         label: np.asarray([scale * r[name] if r and r[name] is not None else math.nan for r in results], np.float64)
         for label, (name, scale) in columns.items()
+        if any(r and r.get(name) is not None for r in results)
     }
 
 
