@@ -2,8 +2,8 @@
 
 Measured: the resolution at which the two halves of a class stop to agree, set against the best classes of the same
 run; the energy of the average inside the particle's circle over that outside of it; how much of it touches the rim of
-the circle; and how far its mass lies from the centre. Each becomes a factor between 0 and 1; their product is the
-probability that the class shows a particle.
+the circle; whether it is brighter than its surroundings; and how far its mass lies from the centre. Each becomes a
+factor between 0 and 1; their product is the probability that the class shows a particle.
 """
 
 from dataclasses import dataclass
@@ -31,6 +31,8 @@ class ClassQuality:
         Energy per pixel close to the rim of the circle over that inside.
     offset
         Distance of the mass from the centre over the radius of the circle.
+    brightness
+        How much brighter the inside is than the rim, over the root mean square inside: particles are bright.
     good
         Probability that the class shows a particle.
     reasons
@@ -44,6 +46,7 @@ class ClassQuality:
     contrast: np.ndarray
     rim: np.ndarray
     offset: np.ndarray
+    brightness: np.ndarray
     good: np.ndarray
     reasons: list[list[str]]
 
@@ -94,16 +97,19 @@ def judge_classes(
     y = (mass.sum(2) * axis).sum(1) / total / radius_px
     x = (mass.sum(1) * axis).sum(1) / total / radius_px
     offset = torch.hypot(y, x).numpy()
+    level = images[:, rim].double().mean(1) if bool(rim.any()) else torch.zeros(n)
+    brightness = ((images[:, inside].double().mean(1) - level) / (energy_in + tiny).sqrt()).numpy()
 
     used = count_np > 0
     best = _weighted_quantile(crossing[used], share[used], 0.8) if used.any() else 1.0
     good = np.ones(n)
     reasons: list[list[str]] = [[] for _ in range(n)]
     factors = (
-        (_gate(crossing / max(best, 1e-9), 0.5, 0.08), "the halves agree to {:.0f} Å only", resolution),
+        (_gate(crossing / max(best, 1e-9), 0.42, 0.06), "the halves agree to {:.0f} Å only", resolution),
         (_gate(agreement, 0.25, 0.06), "the halves hardly agree (mean correlation {:.2f})", agreement),
         (_gate(np.log(contrast), np.log(3.0), 0.2), "as much outside of the circle as inside ({:.1f})", contrast),
         (_gate(-rim_ratio, -0.7, 0.1), "the average reaches over the rim ({:.2f})", rim_ratio),
+        (_gate(brightness, 0.15, 0.05), "it is not brighter than its surroundings ({:.2f})", brightness),
         (_gate(-offset, -0.35, 0.05), "the mass lies off the centre ({:.2f} of the radius)", offset),
     )
     for probability, text, value in factors:
@@ -113,7 +119,7 @@ def judge_classes(
     good[~used] = 0.0
     for i in np.flatnonzero(~used):
         reasons[i] = ["no particles"]
-    return ClassQuality(count_np, share, resolution, agreement, contrast, rim_ratio, offset, good, reasons)
+    return ClassQuality(count_np, share, resolution, agreement, contrast, rim_ratio, offset, brightness, good, reasons)
 
 
 def particle_junk(good: np.ndarray, class_index: np.ndarray, scale: np.ndarray) -> np.ndarray:

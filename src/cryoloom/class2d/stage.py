@@ -157,6 +157,7 @@ def _table(quality: ClassQuality, order: np.ndarray) -> dict[str, object]:
         "cryoloomClassAgreement": quality.agreement[order],
         "cryoloomClassContrast": quality.contrast[order],
         "cryoloomClassRim": quality.rim[order],
+        "cryoloomClassBrightness": quality.brightness[order],
         "cryoloomClassOffset": quality.offset[order],
         "cryoloomClassReasons": np.asarray(["; ".join(quality.reasons[c]) or "none" for c in order]),
     }

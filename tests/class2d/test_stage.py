@@ -1,0 +1,34 @@
+import numpy as np
+import pytest
+from bed_images import PIXEL_SIZE, particles
+
+from cryoloom.contract import InputError
+from cryoloom.io.mrc import read_mrc, write_mrc
+from cryoloom.io.records import read_particles
+from cryoloom.project.runner import run_stage
+
+
+def test_views_are_kept_and_junk_is_left_out(tmp_path):
+    images, record, view, *_ = particles(500, 3, snr=0.4, junk=0.2)
+    write_mrc(tmp_path / "stack.mrcs", images, PIXEL_SIZE)
+    record = record.replace(image_path=np.full(len(record), str(tmp_path / "stack.mrcs")))
+    job = run_stage("class2d", inputs={"particles": record}, settings={"classes": 6, "iterations": 12},
+                    out=tmp_path / "job", threads=1)  # fmt: skip
+    found, selected = read_particles(job["particles"]), read_particles(job["selected"])
+    kept = np.isin(found.image_index, selected.image_index)
+    assert kept[view >= 0].mean() > 0.9
+    assert kept[view < 0].mean() < 0.15
+    assert np.median(found.junk_score[view < 0]) > 0.5 > np.median(found.junk_score[view >= 0])
+    averages, _ = read_mrc(job.folder / "class_averages.mrcs")
+    assert averages.shape == (6, 40, 40)
+    chosen, _ = read_mrc(job.folder / "class_averages_selected.mrcs")
+    assert len(chosen) == job.summary["classes_selected"] >= 3
+    assert job.summary["verdict"] == "found" and job.summary["n_out"] == len(selected)
+
+
+def test_a_handful_of_particles_is_refused(tmp_path):
+    images, record, *_ = particles(10, 1)
+    write_mrc(tmp_path / "stack.mrcs", images, PIXEL_SIZE)
+    record = record.replace(image_path=np.full(10, str(tmp_path / "stack.mrcs")))
+    with pytest.raises(InputError, match="at least 20"):
+        run_stage("class2d", inputs={"particles": record}, out=tmp_path / "job")
