@@ -72,9 +72,10 @@ def make_settings(declaration: StageDeclaration, values: Settings | Mapping[str,
             if problem["type"] == "extra_forbidden":
                 parts.append(f"there is no setting {name!r}")
             else:
-                got = problem.get("input")
-                shown = f", got {got!r}" if name else ""
-                parts.append(f"--{name.replace('_', '-')}: {problem['msg'][0].lower()}{problem['msg'][1:]}{shown}")
+                message = problem["msg"].removeprefix("Value error, ")
+                if name:
+                    message = f"--{name.replace('_', '-')}: {message[0].lower()}{message[1:]}, got {problem['input']!r}"
+                parts.append(message)
         raise InputError(f"{declaration.name}: {'; '.join(parts)}.") from None
 
 
