@@ -16,7 +16,7 @@ _FRINGE = 16  # pixels cut around a box that is shifted, so that what wraps arou
 def inside_micrograph(centre: np.ndarray, cut: int, shape: tuple[int, int]) -> np.ndarray:
     """Whether boxes around whole pixels `(n, 2)` lie on the micrograph, `(n,)` bool."""
     first = centre - cut // 2
-    return ((first >= 0) & (first + cut <= np.asarray(shape))).all(axis=1)
+    return np.asarray(((first >= 0) & (first + cut <= np.asarray(shape))).all(axis=1))
 
 
 def cut_boxes(image: Tensor, centre: np.ndarray, cut: int) -> Tensor:

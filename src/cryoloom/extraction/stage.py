@@ -73,7 +73,7 @@ def extract_particles(
     if len(found) == 0:
         raise WorkFailed("No particle is left: all boxes reach over the edge of their micrograph; take a smaller box.")
     _show(found, run)
-    counts = np.bincount(found.half, minlength=3)
+    counts = np.bincount(np.asarray(found.half), minlength=3)
     plan = plans[0]
     run.summarise(
         verdict="found",

@@ -57,7 +57,8 @@ def count_votes(spectrum: Spectrum, diameters: Sequence[float], pixel_size: floa
     pixel_size
         Å per pixel.
     """
-    bright, dark = [], []
+    bright: list[tuple[np.ndarray, np.ndarray]] = []
+    dark: list[tuple[np.ndarray, np.ndarray]] = []
     for diameter in diameters:
         score = spectrum.score_map(diameter)
         for sign, peaks in ((1, bright), (-1, dark)):

@@ -67,11 +67,13 @@ class Candidates:
     def from_json(cls, stored: dict[str, Any]) -> "Candidates":
         """Inverse of `as_json`."""
         return cls(
-            np.asarray(stored["position"], dtype=np.float64).reshape(-1, 2),
-            *(np.asarray(stored[name], dtype=np.float64) for name in ("score", "density", "texture")),
-            np.asarray(stored["contested"], dtype=bool),
-            np.asarray(stored["decoys"], dtype=np.float64),
-            {name: np.asarray(column) for name, column in stored["labels"].items()},
+            position_px=np.asarray(stored["position"], dtype=np.float64).reshape(-1, 2),
+            score=np.asarray(stored["score"], dtype=np.float64),
+            density=np.asarray(stored["density"], dtype=np.float64),
+            texture=np.asarray(stored["texture"], dtype=np.float64),
+            contested=np.asarray(stored["contested"], dtype=bool),
+            decoys=np.asarray(stored["decoys"], dtype=np.float64),
+            labels={name: np.asarray(column) for name, column in stored["labels"].items()},
         )
 
 
@@ -130,9 +132,10 @@ def search_micrograph(
         excluded = exclusion_mask(reduced.image, px, least_diameter=diameter)
         flat = torch.where(excluded, torch.zeros_like(flat), flat)
     spectrum = Spectrum(flat, reduced.pixel_size, transfer, margin_px=int(diameter / px))
+    labels: dict[str, Tensor] = {}
     if matcher is None:
         score = spectrum.score_map(diameter)
-        decoy, labels = -score, {}
+        decoy = -score
     else:
         score, decoy, labels = matcher(spectrum, px)
     score = normalise_by_background(score)

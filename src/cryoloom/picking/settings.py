@@ -16,7 +16,13 @@ class PickSettings(Settings):
     false_picks: float = setting(
         0.15, "Largest fraction of picks that noise of the same micrographs would give as well.", gt=0, lt=1
     )
-    least_probability: float = setting(0.5, "Smallest probability of a pick that is kept.", ge=0, lt=1, expert=True)
+    least_probability: float = setting(
+        0.3,
+        "Smallest probability of a pick that is kept; later steps can drop a pick but not add one.",
+        ge=0,
+        lt=1,
+        expert=True,
+    )
     threshold: float | None = setting(None, "Smallest score of a pick that is kept.", expert=True)
     distance: float = setting(
         0.7, "Smallest distance between two picks, as a fraction of the diameter.", gt=0, le=2, expert=True

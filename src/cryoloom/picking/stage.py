@@ -202,7 +202,7 @@ def _decide(
     chosen = np.flatnonzero(good & (score >= final.threshold))
     if final.p_value > NOISE_P_VALUE and settings.threshold is None:
         chosen = chosen[:0]  # noise would give as much
-    labels: dict[str, np.ndarray] = {}
+    labels: dict[str, Any] = {}
     for name in kept[0][1].labels if kept else ():
         labels[name] = np.concatenate([c.labels[name] for _, c in kept])[chosen]
     if "class_number" in labels:
