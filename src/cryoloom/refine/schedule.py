@@ -317,7 +317,8 @@ def _wants_global(state: State, plan: Plan) -> bool:
         return state.n_global < plan.global_passes
     if state.n_global < 2:
         return True
-    if state.n_global >= 6 or not state.history:
+    # once the safety net was out, what moves far was rescued by it and needs no other global search
+    if state.n_global >= 6 or not state.history or state.rescued:
         return False
     return state.history[-1]["moved_far"] > 0.05
 
