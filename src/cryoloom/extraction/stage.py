@@ -251,7 +251,7 @@ def _gather(
     kept = np.concatenate([np.asarray(e["kept"], dtype=np.int64) for _, e in done] or [np.zeros(0, np.int64)])
     centre = np.concatenate([np.asarray(e["centre"], dtype=np.float64) for _, e in done] or [np.zeros((0, 2))])
     row = np.concatenate([np.full(len(e["kept"]), r) for r, e in done] or [np.zeros(0)]).astype(np.int64)
-    index = np.concatenate([np.arange(len(e["kept"])) for _, e in done] or [np.zeros(0)]).astype(np.int64)
+    index = np.concatenate([np.arange(len(e["kept"])) for _, e in done] or [np.zeros(0, np.int64)]).astype(np.int64)
     stack = {r: str(run.folder / "particles" / stack_name(micrographs.path, r)) for r, _ in done}
     optics = tuple(
         replace(

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binom
 
+_MOST_STEPS = 20_000  # of the isotonic regression; beyond, neighbouring peaks are taken together
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -98,16 +100,21 @@ def noise_p_value(positive: np.ndarray, negative: np.ndarray) -> float:
 
 
 def _local_probability(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`1 - f_neg / f_pos` on a grid of scores, smoothed and made monotone (pool adjacent violators)."""
+    """`1 - f_neg / f_pos` at rising scores, by isotonic regression of which side each peak is on (no bins to choose).
+
+    With `p(score)` the chance that a peak is a candidate rather than a decoy, this is `(2 p - 1) / p`.
+    """
     if not len(positive):
         return np.asarray([0.0, 1.0]), np.asarray([0.0, 0.0])
-    low = float(positive[0])
-    high = float(positive[-1]) + 1e-6
-    edges = np.linspace(low, high, int(np.clip(len(positive) / 20, 8, 60)) + 1)
-    n_pos = _smooth(np.histogram(positive, edges)[0].astype(float))
-    n_neg = _smooth(np.histogram(negative, edges)[0].astype(float))
-    ratio = 1 - np.clip((n_neg + 0.05) / np.maximum(n_pos + 0.1, 0.1), 0, 1)
-    return 0.5 * (edges[1:] + edges[:-1]), isotonic(ratio, n_pos + 0.1)
+    score = np.concatenate([positive, negative])
+    side = np.concatenate([np.ones(len(positive)), np.zeros(len(negative))])
+    order = np.argsort(score, kind="stable")
+    score, side = score[order], side[order]
+    starts = np.unique(np.linspace(0, len(score), min(len(score), _MOST_STEPS) + 1).astype(int))[:-1]
+    weight = np.diff(np.append(starts, len(score))).astype(float)
+    middle = np.add.reduceat(score, starts) / weight
+    chance = isotonic(np.add.reduceat(side, starts) / weight, weight)
+    return middle, np.clip((2 * chance - 1) / np.maximum(chance, 0.5), 0.0, 1.0)
 
 
 def isotonic(value: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -120,8 +127,3 @@ def isotonic(value: np.ndarray, weight: np.ndarray) -> np.ndarray:
             total = a[1] + b[1]
             blocks.append([(a[0] * a[1] + b[0] * b[1]) / total, total, a[2] + b[2]])
     return np.concatenate([np.full(int(n), v) for v, _, n in blocks])
-
-
-def _smooth(counts: np.ndarray) -> np.ndarray:
-    padded = np.pad(counts, 2, mode="edge")
-    return np.convolve(padded, np.asarray([1, 2, 3, 2, 1]) / 9.0, mode="valid")

@@ -185,7 +185,9 @@ def _decide(
 ) -> tuple[PickSet, Calibration, int]:
     """Candidates of all micrographs to picks, by one threshold."""
     kept = [(row, c) for row, c in enumerate(found) if c is not None]
-    path = np.concatenate([np.full(len(c.score), micrographs.path[row], dtype=object) for row, c in kept] or [[]])
+    path = np.concatenate(
+        [np.full(len(c.score), micrographs.path[row], dtype=object) for row, c in kept] or [np.zeros(0, dtype=object)]
+    )
     position = np.concatenate([c.position_px for _, c in kept] or [np.zeros((0, 2))])
     score = np.concatenate([c.score for _, c in kept] or [np.zeros(0)])
     decoys = np.concatenate([c.decoys for _, c in kept] or [np.zeros(0)])
