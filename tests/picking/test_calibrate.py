@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cryoloom.picking.calibrate import calibrate, isotonic
+from cryoloom.picking.calibrate import calibrate, isotonic, valley
 
 
 def _scores(n_true, n_noise, seed):
@@ -55,3 +55,14 @@ def test_no_candidates_are_no_error():
 
 def test_isotonic_regression_pools_violators():
     np.testing.assert_allclose(isotonic(np.asarray([1.0, 3.0, 2.0, 4.0]), np.ones(4)), [1.0, 2.5, 2.5, 4.0])
+
+
+def test_the_threshold_lies_in_the_valley_when_particles_stand_apart():
+    rng = np.random.default_rng(0)
+    side_peaks = 3.5 + rng.exponential(0.3, 60)
+    apart = np.sort(np.concatenate([side_peaks, rng.normal(9.0, 0.8, 300)]))
+    assert 4.5 < valley(apart) < 7.5
+    falling = np.sort(3.5 + rng.exponential(1.0, 400))
+    assert valley(falling) == falling[0]
+    single = np.sort(rng.normal(7.0, 1.0, 400))
+    assert valley(single) == single[0]

@@ -76,11 +76,37 @@ def calibrate(
     likely = np.interp(grid, knots, probabilities) if len(knots) else np.zeros(0)
     if threshold is None:
         good = (false <= false_picks) & (likely >= least_probability)
-        threshold = float(grid[good][0]) if good.any() else float("inf")
+        threshold = valley(grid[good]) if good.any() else float("inf")
     kept = positive >= threshold
     fraction = float(false[kept][0]) if kept.any() else 1.0
     n_true = float(likely.sum())
     return Calibration(float(threshold), fraction, n_true, noise_p_value(positive, negative), knots, probabilities)
+
+
+def valley(kept: np.ndarray) -> float:
+    """Where the sparse scores between background and particles lie, if the two are apart; else the lowest score.
+
+    Side peaks of particles have no counterpart among the decoys. Where particles stand far above them, their scores
+    form a mode of their own, and the threshold belongs into the valley before it.
+
+    Parameters
+    ----------
+    kept
+        Rising scores that are kept otherwise, `(n,)`.
+    """
+    if len(kept) < 40:
+        return float(kept[0])
+    counts, edges = np.histogram(kept, int(np.clip(np.sqrt(len(kept)), 8, 60)))
+    density = np.convolve(np.pad(counts.astype(float), 2, mode="edge"), np.asarray([1, 2, 3, 2, 1]) / 9, mode="valid")
+    top = int(density.argmax())
+    if top == 0:
+        top = int(density[1:].argmax()) + 1
+    low = int(density[: top + 1].argmin())
+    apart = (
+        density[low] + 2 * np.sqrt(density[low] + 1) < 0.5 * density[top]
+        and density[:low].max(initial=0) > density[low]
+    )
+    return float(edges[low]) if apart else float(kept[0])
 
 
 def noise_p_value(positive: np.ndarray, negative: np.ndarray) -> float:
