@@ -24,8 +24,8 @@ FLOOR = (
 )
 # Orders within a floor: a room may import those before it.
 ORDERS = (["fourier", "geometry", "optics", "maps"], ["data", "io"], ["compute", "project"], ["report", "pipeline"])
-# A check of the installation runs the whole pipeline, so it is a recipe that has the face of a stage.
-RECIPES_WITH_A_FACE = {("validate_install", "pipeline"), ("validate_install", "project")}
+# A check of the installation runs the whole pipeline and scores it, so it is a recipe that has the face of a stage.
+RECIPES_WITH_A_FACE = {("validate_install", other) for other in ("pipeline", "project", "scoring")}
 
 
 def imports_of(path: Path) -> set[str]:

@@ -27,7 +27,7 @@ def test_copies_and_filaments_are_linked():
     particles = make(
         np.arange(6)[:, None] * [1000.0, 0],
         images=[0, 1, 1, 2, 3, 4],
-        extra={"rlnHelicalTubeID": np.array([1, 2, 3, 3, 3, 4])},
+        extra={"filament": np.array([1, 2, 3, 3, 3, 4])},
     )
     group = linked_groups(particles)
     assert group[1] == group[2] and group[2] == group[3] == group[4] and len(set(group)) == 3

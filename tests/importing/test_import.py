@@ -108,7 +108,7 @@ def test_eer_movies_take_exposure_and_grouping_from_their_header(tmp_path):
         write_eer(tmp_path / f"m{i}.eer", frames, (16, 16), pixel_size=0.5, total_dose_per_pixel=2.5)
     done = run_import(tmp_path, [tmp_path / "m0.eer", tmp_path / "m1.eer"])
     movies = read_movies(done.outputs["movies"])
-    assert movies.optics[0].pixel_size == 0.5 and movies.extra["rlnEERGrouping"].tolist() == [5, 5]
+    assert movies.optics[0].pixel_size == 0.5 and movies.extra["eer_grouping"].tolist() == [5, 5]
     assert movies.dose_per_frame == pytest.approx([1.0, 1.0]) and done.summary["frames"] == [10]
     assert done.summary["origin"]["dose_per_frame"] == "header"
     done = run_import(tmp_path, [tmp_path / "m0.eer"], out="b", eer_grouping=7, dose_per_frame=1.4)

@@ -142,7 +142,7 @@ def test_a_set_remembers_how_eer_files_are_rendered(tmp_path):
     write_eer(tmp_path / "a.eer", [np.zeros((1, 2), int)] * 10, (8, 8))
     movies = MovieSet(
         path=np.array([str(tmp_path / "a.eer")]), optics=(Optics(),), optics_index=np.zeros(1, int),
-        extra={"rlnEERGrouping": np.array([4]), "rlnEERUpsampling": np.array([2])},
+        extra={"eer_grouping": np.array([4]), "eer_upsampling": np.array([2])},
     )  # fmt: skip
     with open_movie_of(movies, 0) as movie:
         assert movie.n_frames == 2 and movie.n_dropped == 2 and movie.shape == (16, 16)

@@ -302,9 +302,10 @@ def test_movies_survive_a_round_trip(tmp_path):
         optics=(Optics(pixel_size=0.5, voltage_kv=200),), optics_index=np.zeros(2, int),
         path=np.array(["raw/a b.tif", "raw/c.eer"], dtype=object), dose_per_frame=np.array([1.25, 1.0]),
         pre_exposure=np.array([0.0, 0.5]), gain_path=tmp_path / "gain.mrc", defect_path=tmp_path / "d.txt",
-        extra={"rlnEERGrouping": np.array([20, 20])},
+        extra={"eer_grouping": np.array([20, 20])},
     )  # fmt: skip
     write_movies(movies, tmp_path / "m.star", root=tmp_path)
+    assert "_rlnEERGrouping #" in (tmp_path / "m.star").read_text()
     assert "gain.mrc" in (tmp_path / "m.star").read_text() and str(tmp_path) not in (tmp_path / "m.star").read_text()
     (tmp_path / "gain.mrc").touch()
     (tmp_path / "d.txt").touch()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cryoloom.io.gain import orient
+from cryoloom.io.motion_tracks import MovieFacts
 from cryoloom.io.star import read_star
 from cryoloom.motion.defects import find_defects
 from cryoloom.motion.field import MotionField, mode_values
@@ -74,7 +75,7 @@ def test_polynomial_of_relion_holds_a_field_of_its_own_kind_and_changes_its_sign
     whole = evaluate_relion_polynomial(relion_polynomial(field), points, shape, n) - field.trajectory_px
     np.testing.assert_allclose(whole, -field.at(points), atol=1e-6)
     path = tmp_path / "m.star"
-    write_motion_file(path, field, {"rlnMicrographMovieName": "m.tif"}, hot_pixels=np.array([[3, 4]]))
+    write_motion_file(path, field, MovieFacts("m.tif", 1.0, 300.0), hot_pixels=np.array([[3, 4]]))
     star = read_star(path)
     assert len(star["local_motion_model"]) == 36
     shift_x = star["global_shift"].numbers("rlnMicrographShiftX")

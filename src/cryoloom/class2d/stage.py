@@ -14,9 +14,9 @@ from cryoloom.data import ParticleSet
 from cryoloom.em.groups import noise_groups
 from cryoloom.em.images import ImageSource
 from cryoloom.em.rings import plan_rings
+from cryoloom.io.class_table import write_class_table
 from cryoloom.io.mrc import write_mrc
 from cryoloom.io.particles import ParticleImages
-from cryoloom.io.star import write_star
 
 
 @stage(CLASS2D)
@@ -110,7 +110,22 @@ def _results(
     write_mrc(run.folder / "class_averages.mrcs", averages, pixel_size)
     if len(selected_classes):
         write_mrc(run.folder / "class_averages_selected.mrcs", averages[: len(selected_classes)], pixel_size)
-    write_star(run.folder / "classes.star", {"model_classes": _table(quality, order)})
+    write_class_table(
+        run.folder / "classes.star",
+        averages="class_averages.mrcs",
+        fraction=quality.fraction[order],
+        resolution=quality.resolution[order],
+        figures={
+            "count": quality.count[order].astype(np.int64),
+            "good": quality.good[order],
+            "agreement": quality.agreement[order],
+            "contrast": quality.contrast[order],
+            "rim": quality.rim[order],
+            "brightness": quality.brightness[order],
+            "offset": quality.offset[order],
+        },
+        reasons=[quality.reasons[c] for c in order],
+    )
     labels = [
         f"{i + 1}: {quality.count[c]:.0f}, {quality.resolution[c]:.0f} Å, {quality.good[c]:.2f}"
         for i, c in enumerate(order)
@@ -144,20 +159,3 @@ def _results(
         pixel_size=pixel_size,
     )
     return {"particles": described, "selected": selected}
-
-
-def _table(quality: ClassQuality, order: np.ndarray) -> dict[str, object]:
-    return {
-        "rlnReferenceImage": np.asarray([f"{i + 1:06d}@class_averages.mrcs" for i in range(len(order))]),
-        "rlnClassNumber": np.arange(1, len(order) + 1),
-        "rlnClassDistribution": quality.fraction[order],
-        "rlnEstimatedResolution": quality.resolution[order],
-        "cryoloomClassCount": quality.count[order].astype(np.int64),
-        "cryoloomClassGood": quality.good[order],
-        "cryoloomClassAgreement": quality.agreement[order],
-        "cryoloomClassContrast": quality.contrast[order],
-        "cryoloomClassRim": quality.rim[order],
-        "cryoloomClassBrightness": quality.brightness[order],
-        "cryoloomClassOffset": quality.offset[order],
-        "cryoloomClassReasons": np.asarray(["; ".join(quality.reasons[c]) or "none" for c in order]),
-    }

@@ -6,6 +6,7 @@ import numpy as np
 
 from cryoloom.data import Optics, ParticleSet
 from cryoloom.io.records import particle_columns
+from cryoloom.io.relion_columns import extra_columns
 from cryoloom.io.star import write_star
 
 _LOST = ("beam_tilt_mrad", "odd_zernike", "even_zernike", "magnification", "mtf_path", "ctf_premultiplied", "hand")
@@ -15,7 +16,7 @@ _MAGNIFICATION = 10_000.0
 def write_relion30(particles: ParticleSet, path: Path) -> list[str]:
     """Write one unnamed-version table; returns the fields that have no column there and are not trivial."""
     columns = particle_columns(particles, lambda name: name)
-    columns |= {label: values for label, values in particles.extra.items() if label not in columns}
+    columns |= {label: values for label, values in extra_columns(particles.extra).items() if label not in columns}
     size = particles.per_row("pixel_size") if len(particles) else np.zeros(0)
     for old, new in (("rlnOriginX", "rlnOriginXAngst"), ("rlnOriginY", "rlnOriginYAngst")):
         if new in columns:

@@ -137,7 +137,7 @@ def _collect(
 def _more_columns(results: list[dict[str, Any] | None]) -> dict[str, np.ndarray]:
     """Figures without a field of their own; they travel along as columns of the STAR file."""
     columns = {
-        "rlnCtfIceRingDensity": ("ice_ring", 1.0),
+        "ice_ring": ("ice_ring", 1.0),
         "cryoloomDefocusUError": ("defocus_u_error", 1.0),
         "cryoloomDefocusVError": ("defocus_v_error", 1.0),
         "cryoloomDefocusAngleError": ("angle_error", math.degrees(1.0)),

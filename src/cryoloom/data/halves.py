@@ -59,8 +59,8 @@ def linked_groups(particles: ParticleSet, *, overlap_px: float | np.ndarray | No
     links = [_same_key(_image_codes(particles))]
     if particles.micrograph is not None:
         codes = _codes(particles.micrograph)
-        if "rlnHelicalTubeID" in particles.extra:
-            links.append(_same_key(_pair_codes(codes, _codes(particles.extra["rlnHelicalTubeID"]))))
+        if "filament" in particles.extra:
+            links.append(_same_key(_pair_codes(codes, _codes(particles.extra["filament"]))))
         if overlap_px is not None and particles.position_px is not None:
             links.append(_overlapping(codes, np.asarray(particles.position_px, np.float64), overlap_px))
     pairs = np.concatenate(links) if links else np.zeros((0, 2), np.int64)

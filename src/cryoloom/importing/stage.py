@@ -12,10 +12,10 @@ from cryoloom.importing.optics import agreed_pixel_size, optics_of_images, recon
 from cryoloom.importing.particles import check_stacks, drop_repeats, settle_halves
 from cryoloom.importing.pictures import micrograph_pictures, movie_pictures, particle_pictures
 from cryoloom.importing.settings import IMPORT, ImportSettings
-from cryoloom.io.cs import is_cs, read_cs_exposures, read_cs_particles, read_cs_table
+from cryoloom.io.cs import is_cs, read_cs_exposures, read_cs_particles
 from cryoloom.io.gain import read_gain
 from cryoloom.io.records import read_micrographs, read_movies, read_particles
-from cryoloom.io.star import iter_tables, read_star
+from cryoloom.io.table_kind import guess_table_kind
 
 
 @stage(IMPORT)
@@ -48,7 +48,7 @@ def import_files(
         raise InputError(f"{tables[1]}: {len(tables)} tables; import them one by one.")
     kind: str = settings.kind
     if kind == "auto":
-        kind = _kind_of_table(tables[0]) if tables else _kind_of_images(files)
+        kind = guess_table_kind(tables[0]) if tables else _kind_of_images(files)
     if (gain or defects) and kind != "movies":
         raise InputError(f"A gain reference belongs to movies, the files are {kind}; leave it away.")
     if kind == "particles":
@@ -103,8 +103,8 @@ def _import_movies(
     extra = dict(movies.extra)
     if any(path.lower().endswith(".eer") for path in paths):
         groups_of = [fact.get("grouping", 1) for fact in kept]
-        extra["rlnEERGrouping"] = np.asarray(groups_of, dtype=np.int64)
-        extra["rlnEERUpsampling"] = np.full(len(movies), settings.eer_upsampling, dtype=np.int64)
+        extra["eer_grouping"] = np.asarray(groups_of, dtype=np.int64)
+        extra["eer_upsampling"] = np.full(len(movies), settings.eer_upsampling, dtype=np.int64)
         dropped = sorted({fact["n_dropped"] for fact in kept})
         if dropped and dropped[-1]:
             run.warn(
@@ -206,23 +206,6 @@ def _kind_of_images(files: tuple[Path, ...]) -> str:
             first_error = first_error or error
     assert first_error is not None
     raise first_error
-
-
-def _kind_of_table(table: Path) -> str:
-    if is_cs(table):
-        names = set(read_cs_table(table).dtype.names or ())
-        if "blob/path" in names:
-            return "particles"
-        return "micrographs" if any(name.startswith("micrograph_blob") for name in names) else "movies"
-    labels = {label for _, block in iter_tables(read_star(table)) for label in block.labels}
-    for kind, label in (
-        ("particles", "rlnImageName"),
-        ("micrographs", "rlnMicrographName"),
-        ("movies", "rlnMicrographMovieName"),
-    ):
-        if label in labels:
-            return kind
-    raise InputError(f"{table}: none of _rlnImageName, _rlnMicrographName and _rlnMicrographMovieName is in it.")
 
 
 def _default_grouping(paths: list[str], settings: ImportSettings) -> int | None:

@@ -21,7 +21,9 @@ from cryoloom.io.relion_columns import (
     PICKS,
     columns_of,
     euler_deg_of,
+    extra_columns,
     read_columns,
+    read_extra,
     rotations_of,
     to_degrees,
 )
@@ -53,7 +55,7 @@ def read_movies(path: Path | str, *, root: Path | str | None = None) -> MovieSet
                 raise InputError(f"{table.where}: {len(names)} different _{label}; process the movies of each apart.")
             fields[field] = Path(finder.find(names[0])) if names else None
             labels.add(label)
-    return MovieSet(**fields, optics=tuple(groups), optics_index=index, extra=_extra(table, labels | used))
+    return MovieSet(**fields, optics=tuple(groups), optics_index=index, extra=read_extra(table, labels | used))
 
 
 def write_movies(movies: MovieSet, path: Path | str, *, root: Path | str | None = None) -> None:
@@ -80,7 +82,7 @@ def read_micrographs(path: Path | str, *, root: Path | str | None = None) -> Mic
             names = map_unique(fields[name], _without_type_suffix)
             fields[name] = finder.find_all(names)
     labels.add("rlnCtfAstigmatism")
-    return MicrographSet(**fields, optics=tuple(groups), optics_index=index, extra=_extra(table, labels | used))
+    return MicrographSet(**fields, optics=tuple(groups), optics_index=index, extra=read_extra(table, labels | used))
 
 
 def write_micrographs(micrographs: MicrographSet, path: Path | str, *, root: Path | str | None = None) -> None:
@@ -125,7 +127,7 @@ def read_particles(path: Path | str, *, root: Path | str | None = None) -> Parti
     _read_positions(table, fields, labels)
     _read_pose(table, fields, labels, groups, index)
     groups = _with_boxes(groups, index, fields["image_path"])
-    return ParticleSet(**fields, optics=tuple(groups), optics_index=index, extra=_extra(table, labels | used))
+    return ParticleSet(**fields, optics=tuple(groups), optics_index=index, extra=read_extra(table, labels | used))
 
 
 def write_particles(particles: ParticleSet, path: Path | str, *, root: Path | str | None = None) -> None:
@@ -201,7 +203,7 @@ def write_picks(picks: PickSet, path: Path | str, *, root: Path | str | None = N
         blocks["searched_micrographs"] = {"rlnMicrographName": [shorten(name) for name in picks.micrographs]}
     columns = _pick_columns(picks)
     columns["rlnMicrographName"] = map_unique(columns["rlnMicrographName"], shorten)
-    blocks["picks"] = columns | dict(picks.extra)
+    blocks["picks"] = columns | extra_columns(picks.extra)
     write_star(path, blocks)
 
 
@@ -209,7 +211,7 @@ def write_coordinates(picks: PickSet, path: Path | str) -> None:
     """Write the picks of one micrograph as RELION does: one unnamed table without the micrograph's name."""
     columns = _pick_columns(picks)
     columns.pop("rlnMicrographName", None)
-    write_star(path, {"": columns | dict(picks.extra)})
+    write_star(path, {"": columns | extra_columns(picks.extra)})
 
 
 def write_fsc(curve: FscCurve, path: Path | str) -> None:
@@ -386,10 +388,6 @@ def _without_type_suffix(name: str) -> str:
     return head if colon and tail in ("mrc", "mrcs", "ctf", "tif", "tiff", "spi") and head else name
 
 
-def _extra(table: StarTable, used: set[str]) -> dict[str, np.ndarray]:
-    return {label: table.best(label) for label in table.labels if label not in used}
-
-
 def _read_positions(table: StarTable, fields: dict[str, Any], labels: set[str]) -> None:
     if "rlnCoordinateX" in table and "rlnCoordinateY" in table:
         x, y = table.numbers("rlnCoordinateX"), table.numbers("rlnCoordinateY")
@@ -456,7 +454,7 @@ def _picks_of(table: StarTable, path: Path, finder: PathFinder) -> PickSet:
         for ending in ("_autopick", "_manualpick", "_manual", "_picks"):
             stem = stem.removesuffix(ending)
         fields["micrograph"] = np.full(len(table), stem, dtype=object)
-    return PickSet(**fields, extra=_extra(table, labels))
+    return PickSet(**fields, extra=read_extra(table, labels))
 
 
 def _join_picks(parts: list[PickSet]) -> PickSet:
@@ -481,7 +479,7 @@ def _write_set(path: Path | str, record: Any, block: str, columns: dict[str, np.
     """Optics and rows; labels of `extra` that a field took over are left out."""
     columns = dict(columns)
     columns["rlnOpticsGroup"] = np.asarray(record.optics_index, dtype=np.int64) + 1
-    columns |= {label: values for label, values in record.extra.items() if label not in columns}
+    columns |= {label: values for label, values in extra_columns(record.extra).items() if label not in columns}
     blocks: dict[str, Any] = {}
     if record.optics:
         blocks["optics"] = optics_columns(record.optics, block)

@@ -3,9 +3,11 @@
 Lengths are Å on both sides, angles degrees in files and radians in records, positions are xy in files and yx in
 records. Poses are three Euler angles in files: `R = Rz(rot) @ Ry(tilt) @ Rz(psi)` (`style.md`, section 2). The
 in-plane angle of a 2D class has the opposite sign: RELION's psi turns the image into the reference, the field `psi`
-turns the average into the image. Fields that RELION has no label for get labels that begin with `cryoloom`.
+turns the average into the image. Fields that RELION has no label for get labels that begin with `cryoloom`. A few
+columns without a field travel in `extra` under a plain name (`EXTRA_LABELS`), all others there under their label.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -91,6 +93,24 @@ PARTICLES = (
     Column("pick_score", "rlnAutopickFigureOfMerit", "float"),
     Column("junk_score", "cryoloomJunkScore", "float"),
 )
+
+EXTRA_LABELS = {
+    "eer_grouping": "rlnEERGrouping",
+    "eer_upsampling": "rlnEERUpsampling",
+    "filament": "rlnHelicalTubeID",
+    "ice_ring": "rlnCtfIceRingDensity",
+}
+_EXTRA_NAMES = {label: name for name, label in EXTRA_LABELS.items()}
+
+
+def read_extra(table: StarTable, used: set[str]) -> dict[str, np.ndarray]:
+    """Columns of the table that no field took, by plain name where there is one, else by label."""
+    return {_EXTRA_NAMES.get(label, label): table.best(label) for label in table.labels if label not in used}
+
+
+def extra_columns(extra: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Columns of `extra` by label."""
+    return {EXTRA_LABELS.get(name, name): values for name, values in extra.items()}
 
 
 def read_columns(table: StarTable, columns: tuple[Column, ...]) -> tuple[dict[str, Any], set[str]]:

@@ -1,24 +1,21 @@
 """The motion file of one movie, as RELION's polishing reads it (`interfaces.md` 2.3).
 
-RELION's shifts are what moves a frame back: minus our trajectory, in pixels of the movie. Its local model is a
-polynomial of third order in the frame number `z` and second in place, 18 coefficients per axis; our field is projected
-on it by least squares, and kept as it is in blocks of our own beside it.
+RELION's local model is a polynomial of third order in the frame number `z` and second in place, 18 coefficients per
+axis; our field is projected on it by least squares, and kept as it is beside it.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from cryoloom.io.star import write_star
+from cryoloom.io.motion_tracks import MovieFacts, write_motion_tracks
 from cryoloom.motion.field import MotionField
 
 
 def write_motion_file(
     path: Path,
     field: MotionField,
-    general: Mapping[str, Any],
+    movie: MovieFacts,
     *,
     hot_pixels: np.ndarray,
     tile_centres_px: np.ndarray | None = None,
@@ -27,60 +24,34 @@ def write_motion_file(
 
     Parameters
     ----------
-    general
-        Labels and values of the block `general` beyond the sizes.
+    path
+        STAR file.
+    field
+        The motion.
+    movie
+        How the movie was taken.
     hot_pixels
         Repaired pixels `(n, 2)` yx.
     tile_centres_px
         Where to list the local shifts, `(j, 2)` yx; None lists none.
     """
     h, w = field.shape
-    n_frames = field.modes_px.shape[1]
-    number = np.arange(1, n_frames + 1)
-    blocks: dict[str, Any] = {
-        "general": {"rlnImageSizeX": w, "rlnImageSizeY": h, "rlnImageSizeZ": n_frames}
-        | dict(general)
-        | {"rlnMotionModelVersion": 1 if field.degree else 0},
-        "global_shift": {
-            "rlnMicrographFrameNumber": number,
-            "rlnMicrographShiftX": np.round(-field.trajectory_px[:, 1], 5),
-            "rlnMicrographShiftY": np.round(-field.trajectory_px[:, 0], 5),
-        },
-    }
-    if field.degree:
-        coefficients = relion_polynomial(field)
-        blocks["local_motion_model"] = {
-            "rlnMotionModelCoeffsIdx": np.arange(36),
-            "rlnMotionModelCoeff": coefficients,
-        }
-    if len(hot_pixels):
-        blocks["hot_pixels"] = {
-            "rlnCoordinateX": hot_pixels[:, 1].astype(float),
-            "rlnCoordinateY": hot_pixels[:, 0].astype(float),
-        }
-    if field.degree and tile_centres_px is not None:
-        shift = -field.at(tile_centres_px)  # (j, t, 2)
-        blocks["local_shift"] = {
-            "rlnMicrographFrameNumber": np.tile(number, len(tile_centres_px)),
-            "rlnCoordinateX": np.repeat(tile_centres_px[:, 1], n_frames),
-            "rlnCoordinateY": np.repeat(tile_centres_px[:, 0], n_frames),
-            "rlnMicrographShiftX": np.round(shift[..., 1].reshape(-1), 5),
-            "rlnMicrographShiftY": np.round(shift[..., 0].reshape(-1), 5),
-        }
+    places = tile_centres_px if field.degree else None
+    error = None
     if field.covariance_px2 is not None:
-        centre = np.array([[0.5 * (h - 1), 0.5 * (w - 1)]])
-        blocks["cryoloom_shift_error"] = {
-            "rlnMicrographFrameNumber": number,
-            "cryoloomShiftError": np.round(field.standard_error_px(centre)[0], 5),
-        }
-    modes = field.modes_px
-    blocks["cryoloom_motion_field"] = {
-        "cryoloomModeIndex": np.repeat(np.arange(len(modes)), n_frames),
-        "rlnMicrographFrameNumber": np.tile(number, len(modes)),
-        "cryoloomTrajectoryX": np.round(modes[..., 1].reshape(-1), 6),
-        "cryoloomTrajectoryY": np.round(modes[..., 0].reshape(-1), 6),
-    }
-    write_star(path, blocks)
+        error = field.standard_error_px(np.array([[0.5 * (h - 1), 0.5 * (w - 1)]]))[0]
+    write_motion_tracks(
+        path,
+        movie,
+        field.shape,
+        field.trajectory_px,
+        modes_px=field.modes_px,
+        polynomial=relion_polynomial(field) if field.degree else None,
+        hot_px=hot_pixels,
+        position_px=places,
+        tracks_px=None if places is None else field.at(places),
+        error_px=error,
+    )
 
 
 def relion_polynomial(field: MotionField) -> np.ndarray:

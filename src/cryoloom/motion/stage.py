@@ -9,6 +9,7 @@ import numpy as np
 
 from cryoloom.contract import Figure, InputError, Run, WorkFailed, stage
 from cryoloom.data import MicrographSet, MovieSet, Optics
+from cryoloom.io.motion_tracks import MovieFacts
 from cryoloom.io.mrc import write_mrc
 from cryoloom.motion.correct import CorrectedSums, accumulated_motion, local_motion_rms, sum_movie
 from cryoloom.motion.estimate import MotionEstimate, estimate_motion
@@ -108,21 +109,20 @@ def _correct_movie(
     out_pixel = optics.pixel_size * h / target[0]
     _write_images(folder, name, sums, out_pixel)
     trajectory = estimate.field.trajectory_px * optics.pixel_size
-    general: dict[str, Any] = {"rlnMicrographMovieName": str(movies.path[row])}
-    if recipe is not None:
-        general["rlnMicrographGainName"] = str(recipe.path)
-    general |= {
-        "rlnMicrographBinning": h / target[0],
-        "rlnMicrographOriginalPixelSize": optics.pixel_size,
-        "rlnMicrographDoseRate": dose or 0.0,
-        "rlnMicrographPreExposure": pre_exposure,
-        "rlnVoltage": optics.voltage_kv,
-        "rlnMicrographStartFrame": settings.first_frame,
-    }
+    facts = MovieFacts(
+        str(movies.path[row]),
+        optics.pixel_size,
+        optics.voltage_kv,
+        gain_path=None if recipe is None else str(recipe.path),
+        binning=h / target[0],
+        dose_per_frame=dose or 0.0,
+        pre_exposure=pre_exposure,
+        first_frame=settings.first_frame,
+    )
     write_motion_file(
         folder / f"{name}.star",
         estimate.field,
-        general,
+        facts,
         hot_pixels=np.stack(np.divmod(frames.bad, w), -1)[:10_000],
         tile_centres_px=_grid(h, w, 5),
     )
