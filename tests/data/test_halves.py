@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cryoloom.data import Optics, ParticleSet
-from cryoloom.data.halves import assign_halves, linked_groups
+from cryoloom.data.halves import assign_halves, groups_in_both_halves, linked_groups
 
 
 def make(position, micrograph=None, images=None, extra=None):
@@ -58,3 +58,28 @@ def test_a_chain_of_everything_is_cut_rather_than_leaving_one_half_empty():
 def test_unknown_positions_are_linked_to_nothing():
     particles = make([[np.nan, np.nan], [0, 0], [1, 1]])
     assert len(set(linked_groups(particles, overlap_px=10))) == 2
+
+
+def test_one_crowded_micrograph_is_cut_once_across_its_longer_axis():
+    rng = np.random.default_rng(1)
+    particles = make(rng.uniform(0, 500, (101, 2)) * [1.0, 2.0])
+    half = assign_halves(particles, np.random.default_rng(0), overlap_px=150, imbalance=0.03)
+    group = linked_groups(particles, overlap_px=150)
+    assert abs(int((half == 1).sum()) - int((half == 2).sum())) <= 3
+    assert groups_in_both_halves(group, half) == 1
+    inside = np.flatnonzero(group == np.bincount(group).argmax())
+    first, second = (particles.position_px[inside, 1][half[inside] == h] for h in (1, 2))
+    assert first.max() <= second.min() or second.max() <= first.min()
+
+
+def test_copies_stay_together_where_a_chain_is_cut():
+    images = np.repeat(np.arange(50), 2)
+    particles = make([[i * 2.5, 0] for i in range(100)], images=images)
+    half = assign_halves(particles, np.random.default_rng(0), overlap_px=8, imbalance=0.03)
+    assert (half[::2] == half[1::2]).all() and abs(int((half == 1).sum()) - 50) <= 2
+
+
+def test_the_seed_decides_and_repeats():
+    particles = make(np.random.default_rng(2).uniform(0, 5000, (200, 2)))
+    first, again, other = (assign_halves(particles, np.random.default_rng(s), overlap_px=100) for s in (1, 1, 2))
+    assert (first == again).all() and (first != other).any()

@@ -120,6 +120,14 @@ def test_boxes_are_exact_centred_normalised_and_counted(tmp_path, measure):
         assert (again.half == refined.half).all()
 
 
+def test_positions_count_in_pixels_of_the_micrographs_even_if_those_were_binned(tmp_path):
+    micrographs, places, _ = _micrographs(tmp_path, n=1)
+    binned = micrographs.replace(optics=(Optics(pixel_size=PIXEL, original_pixel_size=0.5 * PIXEL),))
+    inputs = {"micrographs": binned, "picks": _picks(binned, places, rounded=True)}
+    job = run_stage("extract", inputs, {"box": 40}, out=tmp_path / "a", threads=1)
+    assert read_particles(job["particles"]).optics[0].original_pixel_size == PIXEL
+
+
 def test_picks_of_unknown_micrographs_are_wrong_input(tmp_path):
     micrographs, places, _ = _micrographs(tmp_path, n=1)
     picks = _picks(micrographs, places, rounded=True)

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from cryoloom.contract import InputError
+from cryoloom.io.gain import read_gain
 from cryoloom.io.map_file import read_map
+from cryoloom.io.movies import open_movie_of
 from cryoloom.io.records import read_micrographs, read_movies, read_particles
 from cryoloom.project.runner import run_stage
 from cryoloom.scoring import score_poses
@@ -37,6 +39,22 @@ def test_movies_are_simulated_with_all_their_truth(tmp_path):
     np.testing.assert_allclose(movies.dose_per_frame, 1.5)
     scored = run_stage("score", {"result": job["truth"], "truth": job["truth"]}, {}, out=tmp_path / "score")
     assert scored.summary["picks"]["f1"] == 1
+
+
+@pytest.mark.parametrize("format", ["tiff", "eer"])
+def test_the_gain_reference_flattens_frames_of_every_format(format, tmp_path):
+    settings = {
+        "phantom": "globule", "mass": 60, "movies": 1, "width": 256, "height": 320, "frames": 3, "pixel_size": 2.0,
+        "contamination": 0, "carbon": 0, "particles": 1, "dose_per_frame": 20.0, "format": format,
+    }  # fmt: skip
+    movies = read_movies(run_stage("simulate movies", {}, settings, out=tmp_path / "sim")["movies"])
+    with open_movie_of(movies, 0) as movie:
+        total = np.asarray(movie.frames(0, movie.n_frames), np.float64).sum(0)
+    factor = read_gain(movies.gain_path, total.shape, eer=format == "eer").astype(np.float64)
+    alive = (factor > 0) & (total < 3 * np.median(total))
+    # right, it leaves the spread of counting (and of the ice); the wrong way round it doubles the camera's pattern
+    assert np.corrcoef((total * factor)[alive], factor[alive])[0, 1] < 0.15
+    assert np.corrcoef(total[alive], factor[alive])[0, 1] < -0.15
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,17 @@ from cryoloom.data.sets import ParticleSet
 
 
 def assign_halves(
-    particles: ParticleSet, random: np.random.Generator, *, overlap_px: float | np.ndarray | None = None
+    particles: ParticleSet,
+    random: np.random.Generator,
+    *,
+    overlap_px: float | np.ndarray | None = None,
+    imbalance: float = 0.4,
 ) -> np.ndarray:
     """Half of each particle, 1 or 2, `(n,)` int64, balanced to the size of the largest linked group.
 
-    Where overlapping boxes chain nearly all particles together, so that one half would get less than 30 %, links
-    between boxes that overlap by less than half, and at last all overlap links, are given up.
+    Where overlapping boxes chain so many particles together that the halves would differ by more than `imbalance`, the
+    largest groups are cut across their longer axis, so that only boxes along the cut meet; copies of one image and
+    filaments stay whole.
 
     Parameters
     ----------
@@ -29,13 +34,51 @@ def assign_halves(
     overlap_px
         Edge of the extracted box in pixels of the micrograph, one number or one per particle. Boxes whose centres
         are nearer than this along both axes overlap. None links copies of one image and filaments only.
+    imbalance
+        Largest difference of the halves, as a fraction of all particles, before groups are cut.
     """
-    reaches = [None] if overlap_px is None else [overlap_px, np.asarray(overlap_px) / 2, None]
-    for reach in reaches:
-        half = _balanced(linked_groups(particles, overlap_px=reach), random)
-        if min((half == 1).sum(), (half == 2).sum()) >= 0.3 * len(half):
+    group = linked_groups(particles, overlap_px=overlap_px)
+    half = _balanced(group, random)
+    if overlap_px is None or particles.position_px is None:
+        return half
+    whole = linked_groups(particles)
+    position = np.asarray(particles.position_px, np.float64)
+    while abs(excess := int((half == 1).sum()) - int((half == 2).sum())) > max(1.0, imbalance * len(half)):
+        larger = 1 if excess > 0 else 2
+        members = _largest_that_parts(group, whole, half == larger)
+        if members is None:
             break
+        end = _end_of(members, position, whole, abs(excess) // 2)
+        half[end] = 3 - larger
+        group[end] = group.max() + 1
     return half
+
+
+def groups_in_both_halves(group: np.ndarray, half: np.ndarray) -> int:
+    """Number of groups with members in both halves."""
+    first, second = (np.unique(group[half == h]) for h in (1, 2))
+    return len(np.intersect1d(first, second))
+
+
+def _largest_that_parts(group: np.ndarray, whole: np.ndarray, allowed: np.ndarray) -> np.ndarray | None:
+    """Rows of the largest group of the allowed rows that holds two things which may be parted, or None."""
+    rows = np.flatnonzero(allowed)
+    n_whole = np.zeros(int(group.max()) + 1, np.int64)
+    np.add.at(n_whole, np.unique(np.stack([group[rows], whole[rows]]), axis=1)[0], 1)
+    size = np.where(n_whole > 1, np.bincount(group[rows], minlength=len(n_whole)), 0)
+    return np.flatnonzero(group == size.argmax()) if size.any() else None
+
+
+def _end_of(members: np.ndarray, position: np.ndarray, whole: np.ndarray, n_wanted: int) -> np.ndarray:
+    """About `n_wanted` members, at most half of them, from one end of the group's longer axis; what is whole stays."""
+    span = np.nanmax(position[members], axis=0) - np.nanmin(position[members], axis=0)
+    axis = int(span.argmax())
+    order = members[np.argsort(position[members, axis], kind="stable")]
+    part = order[: int(np.clip(n_wanted, 1, len(order) // 2))]
+    chosen = np.isin(whole[members], whole[part])
+    if chosen.all():  # one end reaches through to the other: the first thing alone
+        chosen = whole[members] == whole[order[0]]
+    return members[chosen]
 
 
 def _balanced(group: np.ndarray, random: np.random.Generator) -> np.ndarray:

@@ -23,7 +23,8 @@ class Optics:
     magnification
         2 x 2 matrix (xy) that takes the reference to the image in real space, row by row.
     original_pixel_size
-        Å per pixel of the micrographs before any binning, or None.
+        Å per pixel of what these images were made from, or None: of the frames for micrographs; for particles, of
+        the micrographs, in whose pixels `position_px` counts.
     box
         Particle box in pixels, for particles.
     mtf_path

@@ -8,10 +8,10 @@ import torch
 
 from cryoloom.contract import Figure, InputError, Run, WorkFailed, stage
 from cryoloom.data import MicrographSet, Optics, ParticleSet, PickSet
+from cryoloom.data.halves import assign_halves, groups_in_both_halves, linked_groups
 from cryoloom.extraction.contrast import contrast_evidence
 from cryoloom.extraction.cut import cut_particles, inside_micrograph
 from cryoloom.extraction.geometry import BoxPlan, defocus_spread, plan_box
-from cryoloom.extraction.halves import assign_halves
 from cryoloom.extraction.normalise import background_mask, normalise_images
 from cryoloom.extraction.settings import EXTRACT, ExtractSettings
 from cryoloom.io.images import read_micrograph
@@ -257,7 +257,7 @@ def _gather(
         replace(
             group,
             pixel_size=plan.pixel_size,
-            original_pixel_size=group.original_pixel_size or group.pixel_size,
+            original_pixel_size=group.pixel_size,
             box=plan.box,
             extra=dict(group.extra) | {"cryoloomContrast": "bright"},
         )
@@ -279,7 +279,6 @@ def _gather(
             fields[name] = own
         elif column is not None:
             fields[name] = np.asarray(column)[row]
-    cut = float(np.mean([plan.cut for plan in plans]))
     if isinstance(source, ParticleSet):
         if source.shift is not None:
             size = np.asarray([g.pixel_size for g in micrographs.optics])[micrographs.optics_index[row]]
@@ -288,11 +287,13 @@ def _gather(
         merged = merged.replace(optics=optics, optics_index=fields["optics_index"])
         if merged.half is not None and np.isin(merged.half, (1, 2)).all():
             return merged, n_edge, n_flat
-        half, n_cut = assign_halves(row, centre, cut, seed=run.seed)
-        result = merged.replace(half=half)
+        result = merged
     else:
-        half, n_cut = assign_halves(row, centre, cut, seed=run.seed)
-        result = ParticleSet(**fields, half=half, pick_score=source.score, extra=source.extra)
+        result = ParticleSet(**fields, pick_score=source.score, extra=source.extra)
+    cut = np.asarray([plan.cut for plan in plans], dtype=np.float64)[result.optics_index]
+    half = assign_halves(result, np.random.default_rng(run.seed), overlap_px=cut, imbalance=0.03)
+    n_cut = groups_in_both_halves(linked_groups(result, overlap_px=cut), half)
+    result = result.replace(half=half)
     if n_cut:
         run.warn(
             f"{n_cut} clusters of overlapping boxes were cut to balance the half sets; neighbours along the cuts share "

@@ -190,7 +190,9 @@ def simulate_movie_files(model: Path | None, settings: SimulateMoviesSettings, r
     if settings.gain:
         sensitivity, hot = random_sensitivity(recipe.shape, rng)
         gain_path = run.folder / "gain.mrc"
-        write_mrc(gain_path, gain_reference(sensitivity), recipe.pixel_size)
+        # EER frames are divided by a reference in MRC format, all others are multiplied
+        reference = sensitivity if recipe.format == "eer" else gain_reference(sensitivity)
+        write_mrc(gain_path, reference, recipe.pixel_size)
     if settings.mtf:
         mtf_path = run.folder / "mtf.star"
         frequency = np.linspace(0, 0.5, 101)
