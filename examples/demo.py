@@ -27,9 +27,9 @@ MOVIES = {
     "frames": 16,
     "pixel_size": 1.8,
     "dose_per_frame": 2.0,
-    "phantom": "tripod",
-    "symmetry": "C3",
-    "mass": 450.0,
+    "phantom": "globule",
+    "symmetry": "D2",
+    "mass": 400.0,
     "carbon": 0.1,
     "bad": 0.08,
 }

@@ -10,12 +10,12 @@ from cryoloom.simulate.particles import ParticleRecipe, Specimen, observed, simu
 from cryoloom.simulate.phantom import phantom
 from cryoloom.simulate.potential import potential_map
 
-PIXEL_SIZE, BOX = 4.0, 48
+PIXEL_SIZE, BOX = 4.0, 64
 
 
 @pytest.fixture(scope="module")
 def specimen():
-    atoms = phantom("fork", "C1", mass_kda=250)
+    atoms = phantom("fork", "C1", mass_kda=200)
     return Specimen(((potential_map(atoms, BOX, PIXEL_SIZE),),), diameter=atoms.diameter)
 
 

@@ -108,7 +108,7 @@ def judge_classes(
         (_gate(crossing / max(best, 1e-9), 0.42, 0.06), "the halves agree to {:.0f} Å only", resolution),
         (_gate(agreement, 0.25, 0.06), "the halves hardly agree (mean correlation {:.2f})", agreement),
         (_gate(np.log(contrast), np.log(3.0), 0.2), "as much outside of the circle as inside ({:.1f})", contrast),
-        (_gate(-rim_ratio, -0.7, 0.1), "the average reaches over the rim ({:.2f})", rim_ratio),
+        (_gate(-rim_ratio, -2.5, 0.25), "the average reaches over the rim ({:.2f})", rim_ratio),
         (_gate(brightness, 0.15, 0.05), "it is not brighter than its surroundings ({:.2f})", brightness),
         (_gate(-offset, -0.35, 0.05), "the mass lies off the centre ({:.2f} of the radius)", offset),
     )

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from cryoloom.class2d.classify import Plan, State, classify
-from cryoloom.class2d.extent import estimate_diameter
+from cryoloom.class2d.extent import estimate_diameter, particle_extent
 from cryoloom.class2d.quality import ClassQuality, judge_classes, particle_junk
 from cryoloom.class2d.rings_source import RingSource
 from cryoloom.class2d.settings import CLASS2D, Class2DSettings
@@ -126,6 +126,8 @@ def _results(
         },
         reasons=[quality.reasons[c] for c in order],
     )
+    good = averages[: len(selected_classes)]
+    extent = particle_extent(good, quality.count[order][: len(selected_classes)], pixel_size)
     labels = [
         f"{i + 1}: {quality.count[c]:.0f}, {quality.resolution[c]:.0f} Å, {quality.good[c]:.2f}"
         for i, c in enumerate(order)
@@ -137,9 +139,7 @@ def _results(
             data={"images": averages, "labels": labels},
         )
     )  # fmt: skip
-    run.show(
-        Figure("junk", "histogram", "Probability of being junk", x_label="probability", data={"values": junk})
-    )
+    run.show(Figure("junk", "histogram", "Probability of being junk", x_label="probability", data={"values": junk}))
     share = quality.fraction[quality.fraction > 0]
     reasons = []
     if not len(selected_classes):
@@ -154,6 +154,7 @@ def _results(
         classes_selected=len(selected_classes),
         effective_classes=round(float(np.exp(-(share * np.log(share)).sum())), 1),
         mask_diameter=round(diameter, 1),
+        particle_diameter=None if extent is None else round(extent, 1),
         best_resolution=round(float(quality.resolution[selected_classes].min()), 2) if len(selected_classes) else None,
         junk_fraction=round(float(1 - len(selected) / len(particles)), 4),
         pixel_size=pixel_size,

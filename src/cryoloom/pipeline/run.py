@@ -168,6 +168,7 @@ def _to_micrographs(way: Way, kind: str, inputs: Mapping[str, Any]) -> Path:
 def _micrographs_to_map(way: Way, micrographs: Path) -> JobResult | None:
     """Pick, look at the particles in 2D, pick again with what was seen, then go to 3D."""
     diameter = way.settings.diameter
+    extent: float | None = None
     references: dict[str, Any] = {}
     selected: Path | None = None
     n_best = -1
@@ -175,33 +176,38 @@ def _micrographs_to_map(way: Way, micrographs: Path) -> JobResult | None:
         picks = way.step("pick", {"micrographs": micrographs, **references}, diameter=diameter)
         if picks.summary["n_out"] == 0:
             break
-        diameter = diameter or picks.summary["diameter"]
+        found = extent or diameter or picks.summary["diameter"]
         particles = way.step(
             "extract",
             {"micrographs": micrographs, "picks": picks["picks"]},
-            diameter=diameter,
-            target_pixel_size=_pixel_size_2d(diameter),
+            diameter=found,
+            target_pixel_size=_pixel_size_2d(found),
         )
-        classes = way.step("class2d", {"particles": particles["particles"]}, mask_diameter=1.2 * diameter)
+        # The first circle is wide: the picker knows a compact core, not yet how far the particle reaches.
+        circle = 1.25 * extent if extent else 1.5 * found
+        classes = way.step("class2d", {"particles": particles["particles"]}, mask_diameter=circle)
         n_selected = classes.summary["n_out"]
         if n_selected > n_best:
             n_best, selected = n_selected, classes["selected"]
         if n_selected == 0:
             break
+        extent = way.settings.diameter or max(found, classes.summary.get("particle_diameter") or 0.0)
+        diameter = diameter or picks.summary["diameter"]
         references = {"references": classes.folder / "class_averages_selected.mrcs"}
     if selected is None or n_best == 0:
         way.sink.message("No particles were found that look like particles in 2D.", warning=True)
         return None
-    return _particles_to_map(way, selected, micrographs, diameter)
+    return _particles_to_map(way, selected, micrographs, extent)
 
 
 def _particles_to_map(way: Way, particles: Path, micrographs: Path | None, diameter: float | None) -> JobResult | None:
     symmetry = way.settings.symmetry
     if micrographs is None:
-        classes = way.step("class2d", {"particles": particles}, mask_diameter=diameter and 1.2 * diameter)
+        classes = way.step("class2d", {"particles": particles}, mask_diameter=diameter and 1.25 * diameter)
         if classes.summary["n_out"] > 0:
             particles = classes["selected"]
-    mask_diameter = diameter and 1.3 * diameter
+        diameter = diameter or classes.summary.get("particle_diameter")
+    mask_diameter = diameter and 1.25 * diameter
     start = way.step("abinitio", {"particles": particles}, symmetry=symmetry, mask_diameter=mask_diameter)
     if start.summary["verdict"] == "not found":
         return None
