@@ -260,9 +260,7 @@ def _references(source: RingSource, plan: Plan, state: State) -> References:
     insertion = plan_rings(
         rings.box, min(rings.n_rings, int(1.3 * n_used) + 2), plan.diameter_px, n_samples=rings.n_samples
     )
-    search = plan_rings(
-        rings.box, n_used, plan.diameter_px, n_samples=rings.n_samples, n_angles=insertion.n_angles
-    )
+    search = plan_rings(rings.box, n_used, plan.diameter_px, n_samples=rings.n_samples, n_angles=insertion.n_angles)
     step = 0.35 * rings.box / n_used
     grids = (shift_grid(plan.shift_range_px, step), shift_grid(min(plan.shift_range_px, 2.0 * step), step))
     alive = state.sums.total > 0
@@ -400,9 +398,7 @@ class _AssignedPart:
             sums.add(contribution)
 
 
-def _weighted(
-    source: RingSource, state: State, references: References, chunk: RingChunk, plan: RingPlan
-) -> ImageBatch:
+def _weighted(source: RingSource, state: State, references: References, chunk: RingChunk, plan: RingPlan) -> ImageBatch:
     n = plan.n_rings
     inverse_noise = (1.0 / state.noise[chunk.group]).to(torch.float32)
     centre = torch.from_numpy(state.shift_px[chunk.rows].astype(np.float32))
@@ -473,9 +469,15 @@ def _assign_part(
         inverse_noise = (1.0 / state.noise[chunk.group]).to(torch.float32)
         contributions.append(
             contribute(
-                rings, chunk.samples[image], chunk.ctf[image], chunk.ctf_power[image], inverse_noise[image],
-                half=torch.full_like(image, side), reference=references.index[matches.reference[image, place]],
-                psi=matches.psi[image, place], shift_px=matches.shift_px[image, place],
+                rings,
+                chunk.samples[image],
+                chunk.ctf[image],
+                chunk.ctf_power[image],
+                inverse_noise[image],
+                half=torch.full_like(image, side),
+                reference=references.index[matches.reference[image, place]],
+                psi=matches.psi[image, place],
+                shift_px=matches.shift_px[image, place],
                 share=share[image, place].float(),
             )  # fmt: skip
         )

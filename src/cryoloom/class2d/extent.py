@@ -1,8 +1,9 @@
 """Diameter of the circle that holds the particle, from the images alone.
 
 Particles vary, the background does not: the low-passed power, pixel by pixel, falls with the distance from the
-centre to the level of the background. The circle is drawn around nearly all of what is above that level. Once there are class averages, the particle's own
-extent is that of the connected density about their centres.
+centre to the level of the background. The circle is drawn around
+nearly all of what is above that level. Once there are class averages, the particle's own extent is that of
+the connected density about their centres.
 """
 
 from typing import Protocol

@@ -128,9 +128,7 @@ def smooth_correlation(plan: RingPlan, correlation: Tensor, count: Tensor) -> Te
     return ((smooth - error) / (1 - error)).clamp(0.0, 0.999)
 
 
-def class_samples(
-    plan: RingPlan, sums: ClassSums, filter_: Tensor | None = None, *, half: int | None = None
-) -> Tensor:
+def class_samples(plan: RingPlan, sums: ClassSums, filter_: Tensor | None = None, *, half: int | None = None) -> Tensor:
     """Averages `num / den` of all images or of one half, times a filter `(classes, rings)`.
 
     Returns
