@@ -7,15 +7,12 @@ import torch
 from cryoloom.data import MicrographSet, Optics, ParticleSet, PickSet, VolumeMap
 from cryoloom.geometry import random_rotations, rotation_angle, symmetry_matrices
 from cryoloom.maps.superpose import mirror_z
-from cryoloom.scoring import (
-    score_classes,
-    score_defocus,
-    score_map,
-    score_motion,
-    score_picks,
-    score_rotations,
-    true_resolution,
-)
+from cryoloom.scoring.classes import score_classes
+from cryoloom.scoring.defocus import score_defocus
+from cryoloom.scoring.maps import score_map, true_resolution
+from cryoloom.scoring.motion import score_motion
+from cryoloom.scoring.picks import score_picks
+from cryoloom.scoring.poses import score_rotations
 from cryoloom.simulate.phantom import phantom
 from cryoloom.simulate.potential import potential_map
 

@@ -7,16 +7,11 @@ import torch
 from cryoloom.contract import InputError
 from cryoloom.data import MicrographSet, Optics, ParticleSet, PickSet
 from cryoloom.geometry import axis_angle_to_matrix, random_rotations, symmetry_matrices
-from cryoloom.scoring import (
-    adjusted_mutual_information,
-    score_classes,
-    score_defocus,
-    score_motion,
-    score_picks,
-    score_poses,
-    score_rotations,
-)
-from cryoloom.scoring.motion import true_tracks
+from cryoloom.scoring.classes import adjusted_mutual_information, score_classes
+from cryoloom.scoring.defocus import score_defocus
+from cryoloom.scoring.motion import score_motion, true_tracks
+from cryoloom.scoring.picks import score_picks
+from cryoloom.scoring.poses import score_poses, score_rotations
 
 MIRROR = np.diag([1.0, 1.0, -1.0])
 

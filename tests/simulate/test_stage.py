@@ -9,7 +9,7 @@ from cryoloom.io.map_file import read_map
 from cryoloom.io.movies import open_movie_of
 from cryoloom.io.records import read_micrographs, read_movies, read_particles
 from cryoloom.project.runner import run_stage
-from cryoloom.scoring import score_poses
+from cryoloom.scoring.poses import score_poses
 
 
 def test_particles_are_simulated_and_their_truth_scores_perfect(tmp_path):

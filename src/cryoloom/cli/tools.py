@@ -10,9 +10,12 @@ from cryoloom.cli.console import say
 
 @click.command(name="doctor", help="What works on this machine, and how to mend what does not.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON")
+@click.option("--plan", is_flag=True, help="Say what it would do, then stop")
 @click.option("--folder", default=".", help="Folder that results will be written to [default: the current one]")
-def doctor(as_json: bool, folder: str) -> None:
+def doctor(as_json: bool, plan: bool, folder: str) -> None:
     """Check the machine."""
+    if plan:
+        return _show_plan("doctor", f"looks at this machine and at {folder}; writes nothing", as_json)
     from cryoloom.compute.doctor import examine
 
     findings = examine(Path(folder))
@@ -31,8 +34,11 @@ def doctor(as_json: bool, folder: str) -> None:
 @click.command(name="jobs", help="The jobs of a project.")
 @click.argument("project", default=".")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON")
-def jobs(project: str, as_json: bool) -> None:
+@click.option("--plan", is_flag=True, help="Say what it would do, then stop")
+def jobs(project: str, as_json: bool, plan: bool) -> None:
     """List jobs."""
+    if plan:
+        return _show_plan("jobs", f"reads the records of the jobs in {project}; writes nothing", as_json)
     from cryoloom.project.folder import open_project
     from cryoloom.project.index import list_jobs
 
@@ -48,11 +54,20 @@ def jobs(project: str, as_json: bool) -> None:
 
 @click.command(name="report", help="Draw the report of a job or of a project again.")
 @click.argument("folder", default=".")
-def report(folder: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON")
+@click.option("--plan", is_flag=True, help="Say what it would do, then stop")
+def report(folder: str, as_json: bool, plan: bool) -> None:
     """Write report.html."""
     from cryoloom.pipeline.api import write_report
 
-    say(str(write_report(Path(folder))))
+    if plan:
+        return _show_plan("report", f"writes {Path(folder) / 'report.html'} from results that are there", as_json)
+    written = str(write_report(Path(folder)))
+    say(json.dumps({"report": written}) if as_json else written)
+
+
+def _show_plan(command: str, text: str, as_json: bool) -> None:
+    say(json.dumps({"command": command, "seconds": 10, "reasons": [text]}) if as_json else f"{command} {text}")
 
 
 COMMANDS = {"doctor": doctor, "jobs": jobs, "report": report}

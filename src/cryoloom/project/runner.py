@@ -79,6 +79,23 @@ def make_settings(declaration: StageDeclaration, values: Settings | Mapping[str,
         raise InputError(f"{declaration.name}: {'; '.join(parts)}.") from None
 
 
+def check_inputs(declaration: StageDeclaration, inputs: Mapping[str, Any]) -> None:
+    """Refuse inputs that the stage does not know, and those that it needs and did not get.
+
+    Raises
+    ------
+    InputError
+        With the name of the input.
+    """
+    unknown = set(inputs) - {declared.name for declared in declaration.inputs}
+    if unknown:
+        raise InputError(f"{declaration.name}: there is no input {sorted(unknown)[0]!r}.")
+    for declared in declaration.inputs:
+        value = inputs.get(declared.name)
+        if declared.required and (value is None or (isinstance(value, list | tuple) and not value)):
+            raise InputError(f"--{declared.name.replace('_', '-')} is missing: {declared.help}")
+
+
 def job_key(declaration: StageDeclaration, settings: Settings, inputs: Mapping[str, Any], seed: int) -> str:
     """Hash of what a job is: stage, settings, seed and the identities of its input files."""
     identities = {
@@ -138,13 +155,8 @@ def run_stage(
     """
     declaration = find_stage(name)
     inputs = dict(inputs or {})
-    unknown = set(inputs) - {declared.name for declared in declaration.inputs}
-    if unknown:
-        raise InputError(f"{name}: there is no input {sorted(unknown)[0]!r}.")
     model = make_settings(declaration, settings)
-    for declared in declaration.inputs:
-        if declared.required and inputs.get(declared.name) in (None, (), []):
-            raise InputError(f"--{declared.name.replace('_', '-')} is missing: {declared.help}")
+    check_inputs(declaration, inputs)
     sink = sink or NoProgress()
     key = job_key(declaration, model, inputs, seed)
     folder, project = _choose_folder(declaration, key, out, project, new)
