@@ -47,7 +47,8 @@ def main() -> int:
     PAGE.write_text(page(table, rows), encoding="utf-8")
     counts = {s: sum(entry["status"] == s for entry in rows.values()) for s in ("pass", "fail", "absent")}
     print(
-        f"{counts['pass']} rows pass, {counts['fail']} fail, {counts['absent']} absent; see {PAGE.relative_to(REPOSITORY)}"
+        f"{counts['pass']} rows pass, {counts['fail']} fail, {counts['absent']} absent; "
+        f"see {PAGE.relative_to(REPOSITORY)}"
     )
     return 0
 

@@ -36,6 +36,17 @@ def setting_options(model: type[Settings]) -> list[click.Option]:
     return [_setting_option(name, field) for name, field in fields]
 
 
+def describe_settings(model: type[Settings]) -> list[tuple[str, str, str]]:
+    """Option, default and help with unit and limits of each setting, for pages of documentation."""
+    rows = []
+    for name, field in model.model_fields.items():
+        default = _default(field).removeprefix("default: ")
+        details = ", ".join(part for part in (_unit(field), _limits(field)) if part)
+        text = (field.description or "").replace("|", "or")
+        rows.append((_flags(name)[-1], default, f"{text} ({details})" if details else text))
+    return rows
+
+
 def _flags(name: str) -> list[str]:
     """Spellings of an option: `voltage_kv` is `--voltage-kv` and, shorter, `--voltage`."""
     flags = [f"--{name.replace('_', '-')}"]

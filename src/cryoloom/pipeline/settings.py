@@ -15,7 +15,6 @@ class RunSettings(Settings):
     dose_per_frame: float | None = setting(None, "Exposure of one movie frame", unit="e-/Å2", gt=0)
     symmetry: str = setting("C1", "Point group: C1, Cn, Dn, T, O, I")
     diameter: float | None = setting(None, "Diameter of the particle", unit="Å", gt=0)
-    max_particles: int | None = setting(None, "Use at most this many particles in 3D", ge=100, expert=True)
     rounds_of_picking: int = setting(
         2,
         "Picking rounds: the first without references, later ones with the data's own averages",
