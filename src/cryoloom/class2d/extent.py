@@ -81,4 +81,4 @@ def particle_extent(averages: np.ndarray, counts: np.ndarray, pixel_size: float)
         return None
     order = np.argsort(found)
     share = np.cumsum(np.asarray(weight)[order]) / max(sum(weight), 1e-12)
-    return float(np.asarray(found)[order][min(np.searchsorted(share, 0.9), len(found) - 1)])
+    return float(np.asarray(found)[order][min(int(np.searchsorted(share, 0.9)), len(found) - 1)])

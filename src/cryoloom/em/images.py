@@ -121,8 +121,8 @@ class ImageSource:
         """Split rows into chunks at fixed borders of the particle set, in ascending order."""
         rows = np.sort(np.asarray(rows, dtype=np.int64))
         block = rows // self.chunk_size
-        starts = np.flatnonzero(np.r_[True, block[1:] != block[:-1]]) if len(rows) else []
-        for start, stop in zip(starts, np.r_[starts[1:], len(rows)] if len(rows) else [], strict=True):
+        starts = np.flatnonzero(np.r_[True, block[1:] != block[:-1]]) if len(rows) else np.zeros(0, np.int64)
+        for start, stop in zip(starts, np.r_[starts[1:], len(rows)] if len(rows) else starts, strict=True):
             yield rows[int(start) : int(stop)]
 
     def images(self, rows: np.ndarray) -> np.ndarray:

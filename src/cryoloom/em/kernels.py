@@ -145,7 +145,7 @@ def _normal_equations(
     scale: float,
     matrix: np.ndarray,
     gradient: np.ndarray,
-) -> float:
+) -> np.floating:
     """Half the weighted squared residual, its Gauss-Newton matrix and its descent direction.
 
     Parameters are a turn about the image's x, y and z axes, the shift in x and y, and the scale.

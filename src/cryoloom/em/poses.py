@@ -1,6 +1,7 @@
 """Poses: one per particle (`PoseTable`), or several candidates per particle (`Candidates`)."""
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -43,8 +44,9 @@ class Candidates:
 
     def select(self, which: np.ndarray) -> "Candidates":
         """The candidates given by indices or a boolean mask."""
-        picked = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Candidates(**{k: None if v is None else v[which] for k, v in picked.items()})
+        columns = {f.name: getattr(self, f.name) for f in fields(self)}
+        picked: dict[str, Any] = {k: None if v is None else v[which] for k, v in columns.items()}
+        return Candidates(**picked)
 
 
 def single_candidates(
@@ -69,7 +71,7 @@ def single_candidates(
 
 def join_candidates(parts: list[Candidates]) -> Candidates:
     """One set of candidates, sorted by row; within a row in the order of the parts."""
-    joined = {}
+    joined: dict[str, Any] = {}
     for f in fields(Candidates):
         columns = [getattr(p, f.name) for p in parts]
         joined[f.name] = None if any(c is None for c in columns) else np.concatenate(columns)

@@ -139,7 +139,7 @@ def _shell_weights(sums: np.ndarray, z_low: int, z_high: int, radius: int) -> np
 
 
 @njit(nogil=True, cache=True, fastmath=True)
-def _divide(sums: np.ndarray, added: np.ndarray, tiny: float, radius: int, out: np.ndarray) -> None:
+def _divide(sums: np.ndarray, added: np.ndarray, tiny: np.float32, radius: int, out: np.ndarray) -> None:
     """`num / (den + added[shell])` up to `radius`, 0 beyond; `out` may reach less far than `sums`."""
     shift = sums.shape[0] // 2 - out.shape[0] // 2
     centre = out.shape[0] // 2

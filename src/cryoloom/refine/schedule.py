@@ -9,6 +9,7 @@ killed job goes on from there to the same bits.
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -494,13 +495,14 @@ def _update_poses(poses: PoseTable, candidates: Candidates, before: np.ndarray, 
 
 def save_state(path: Path, state: State) -> None:
     """Write the state beside its place, then rename."""
-    columns = {f"poses_{k}": v for k, v in state.poses.arrays().items()}
+    columns: dict[str, Any] = {f"poses_{k}": v for k, v in state.poses.arrays().items()}
     if state.modes is not None:
         m = state.modes
         columns |= {
             "modes_row": m.row, "modes_rotation": m.rotation, "modes_shift_px": m.shift_px, "modes_scale": m.scale,
             "modes_reference": m.reference, "modes_log_likelihood": m.log_likelihood, "modes_posterior": m.posterior,
         }  # fmt: skip
+    columns |= {f"curve_{i}": c for i, c in enumerate(state.curves)}
     numbers = np.array(
         [state.iteration, state.n_global, state.radius, state.grid_radius, state.finished, state.last, state.rescued],
         dtype=np.int64,
@@ -517,7 +519,6 @@ def save_state(path: Path, state: State) -> None:
             history=history,
             history_keys=np.array(keys),
             n_curves=len(state.curves),
-            **{f"curve_{i}": c for i, c in enumerate(state.curves)},
             **columns,
         )
     temporary.replace(path)

@@ -264,6 +264,7 @@ def _report(
 def _judge(
     resolution: float, interval: tuple[float, float], refined: ParticleSet, state: State
 ) -> tuple[str, list[str]]:
+    assert refined.reliability is not None
     reliable = float(np.mean(refined.reliability > 0.5))
     reasons = [
         f"half maps agree to {resolution:.2f} Å ({interval[0]:.2f} to {interval[1]:.2f} Å) "
