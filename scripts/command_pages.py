@@ -8,11 +8,11 @@ from cryoloom.project.registry import declarations
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "commands.md"
 
-COMMON = """All commands take `--out DIR` (without it, inside a project, the next job folder), `--device auto|cpu|cuda|cuda:N`,
-`--require-gpu`, `--threads N`, `--seed N`, `--new`, `--plan` (what it would take, then stop), `--json` (the summary on
-standard output) and `--quiet`. Exit code 0: done; 1: the work failed; 2: wrong input or usage; 3: too many items
-failed. The same command given again goes on where it was, or reports the finished job. `cryoloom doctor` looks at the
-machine, `cryoloom jobs` lists a project, `cryoloom report` draws a report again.
+COMMON = """All commands take `--out DIR` (without it, inside a project, the next job folder),
+`--device auto|cpu|cuda|cuda:N`, `--require-gpu`, `--threads N`, `--seed N`, `--new`, `--plan` (what it would take, then
+stop), `--json` (the summary on standard output) and `--quiet`. Exit code 0: done; 1: the work failed; 2: wrong input or
+usage; 3: too many items failed. The same command given again goes on where it was, or reports the finished job.
+`cryoloom doctor` looks at the machine, `cryoloom jobs` lists a project, `cryoloom report` draws a report again.
 """
 
 

@@ -16,6 +16,7 @@ class ConsoleSink:
         self._tasks: dict[int, TaskID] = {}
         self._labels: dict[int, tuple[str, float, float]] = {}
         self._next = 0
+        self._said: set[str] = set()
 
     def start(self, label: str, total: int) -> int:
         """A new line; returns its number."""
@@ -60,7 +61,10 @@ class ConsoleSink:
         self._console.print(f"  {label}: done in {_duration(time.monotonic() - started)}")
 
     def message(self, text: str, *, warning: bool = False) -> None:
-        """Something a user wants to read while the job runs."""
+        """Something a user wants to read while the job runs; said once."""
+        if text in self._said:
+            return
+        self._said.add(text)
         self._console.print(f"warning: {text}" if warning else text, style="yellow" if warning else None, markup=False)
 
 

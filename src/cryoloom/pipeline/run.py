@@ -223,7 +223,10 @@ def _particles_to_map(way: Way, particles: Path, micrographs: Path | None, diame
         mask_diameter=mask_diameter,
         initial_lowpass=start.summary.get("resolution"),
     )
-    return way.step("postprocess", {"half1": refined["half1"], "half2": refined["half2"]}, symmetry=symmetry)
+    halves = {"half1": refined["half1"], "half2": refined["half2"]}
+    final = way.step("postprocess", halves, symmetry=symmetry)
+    way.step("resolution", {**halves, "mask": final["mask"], "particles": refined["particles"]}, symmetry=symmetry)
+    return final
 
 
 def _pixel_size_2d(diameter: float) -> float:

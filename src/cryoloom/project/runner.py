@@ -182,8 +182,7 @@ def run_stage(
     sink.message(f"{name}: {choice.description}")
     if choice.note:
         run.log(choice.note)
-        if not (project and project.root != folder.parent.parent):
-            sink.message(choice.note)
+        sink.message(choice.note)
     started, cpu_started = time.monotonic(), _cpu_seconds()
     try:
         with thread_budget(threads):
