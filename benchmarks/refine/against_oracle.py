@@ -76,9 +76,7 @@ def oracle_resolution(folder: Path, truth_map: VolumeMap) -> float:
     real = np.flatnonzero(truth.class_number > 0)
     found = single_candidates(rows, truth.rotation, truth.shift / source.pixel_size, truth.scale).select(real)
     noise = estimate_image_power(source, executor, rows)
-    sums = accumulate(
-        source, found, np.zeros(len(found), np.int64), 1, noise, executor, radius=source.points.radius
-    )
+    sums = accumulate(source, found, np.zeros(len(found), np.int64), 1, noise, executor, radius=source.points.radius)
     volume = solve(prepare_sums(sums[0], symmetry, executor), source.box)
     return true_resolution(volume.numpy(), truth_map)
 

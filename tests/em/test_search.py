@@ -47,9 +47,7 @@ def test_the_search_finds_poses_and_shifts_to_within_its_grid(simulated, executo
     )  # fmt: skip
     assert (found.row == np.repeat(np.arange(80), 2)).all()
     first = found.select(np.arange(0, 160, 2))
-    error = pose_distance(
-        torch.from_numpy(data.truth.rotation), torch.from_numpy(first.rotation), symmetry
-    )
+    error = pose_distance(torch.from_numpy(data.truth.rotation), torch.from_numpy(first.rotation), symmetry)
     assert torch.rad2deg(error).median() < 10.0
     assert (torch.rad2deg(error) < 25).float().mean() > 0.95
     shift = np.linalg.norm(first.shift_px - data.truth.shift / data.pixel_size, axis=1)

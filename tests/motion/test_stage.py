@@ -46,8 +46,7 @@ def test_movies_become_micrographs_with_motion_files(movies, tmp_path):
     assert len(micrographs) == 2
     for i in range(2):
         image, odd, even = (
-            read_mrc(p[i])[0].reshape(300, 360)
-            for p in (micrographs.path, micrographs.path_odd, micrographs.path_even)
+            read_mrc(p[i])[0].reshape(300, 360) for p in (micrographs.path, micrographs.path_odd, micrographs.path_even)
         )
         np.testing.assert_allclose(odd + even, image, atol=1e-4)
         assert image.mean() == pytest.approx(12, rel=0.05)

@@ -88,9 +88,7 @@ def solve_halves(
     fsc_ball = fourier_shell_correlation(volumes[0], volumes[1]).numpy()
     if own_masks:
         masks = list(
-            executor.map(
-                lambda v: soft_mask_from_map(v, pixel_size, lowpass_resolution=mask_lowpass) * ball, volumes
-            )
+            executor.map(lambda v: soft_mask_from_map(v, pixel_size, lowpass_resolution=mask_lowpass) * ball, volumes)
         )
         fsc = fourier_shell_correlation(volumes[0] * masks[0], volumes[1] * masks[1]).numpy()
     else:

@@ -44,9 +44,7 @@ class SolvableSums:
 
     def plus(self, other: "SolvableSums") -> "SolvableSums":
         """Sums of both sets of particles together."""
-        return SolvableSums(
-            self.sums + other.sums, self.radius, self.symmetry, self.mean_weight + other.mean_weight
-        )
+        return SolvableSums(self.sums + other.sums, self.radius, self.symmetry, self.mean_weight + other.mean_weight)
 
 
 def prepare_sums(sums: FourierSums, symmetry: str, executor: Executor, *, keep: bool = False) -> SolvableSums:

@@ -87,9 +87,7 @@ def open_movie(path: Path | str, *, eer_grouping: int | None = None, eer_upsampl
 
 def open_movie_of(movies: MovieSet, row: int) -> Movie:
     """Open one movie of a set, with the EER grouping and upsampling that the set was imported with."""
-    given = {
-        name: int(movies.extra[name][row]) for name in ("eer_grouping", "eer_upsampling") if name in movies.extra
-    }
+    given = {name: int(movies.extra[name][row]) for name in ("eer_grouping", "eer_upsampling") if name in movies.extra}
     return open_movie(str(movies.path[row]), **given)
 
 

@@ -92,4 +92,3 @@ def dose_basis(
         if np.abs(basis @ filters - weights).max() < tolerance:
             break
     return DoseBasis(basis, filters, k)
-

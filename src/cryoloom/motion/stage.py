@@ -49,8 +49,7 @@ def _gain_recipe(movies: MovieSet, path: Path | None, settings: MotionSettings, 
     recipe, choice = choose_gain(movies, Path(path), settings)
     if choice is not None:
         words = (
-            f"rotation {recipe.rotation} x 90 degrees, flip {recipe.flip}, "
-            f"{'divide' if recipe.divide else 'multiply'}"
+            f"rotation {recipe.rotation} x 90 degrees, flip {recipe.flip}, {'divide' if recipe.divide else 'multiply'}"
         )
         evidence = f"correlation {choice.z:.0f} standard errors, next best {choice.runner_up_z:.0f}"
         if choice.is_certain:

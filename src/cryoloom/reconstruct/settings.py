@@ -11,9 +11,7 @@ class ReconstructSettings(Settings):
         None, "Diameter of the circle around the particle; outside it the background is measured.", unit="Å", gt=0
     )
     by_class: bool = setting(False, "One map (and pair of halves) per class number instead of one for all.")
-    resolution: float | None = setting(
-        None, "Highest resolution that is inserted; Nyquist by default.", unit="Å", gt=0
-    )
+    resolution: float | None = setting(None, "Highest resolution that is inserted; Nyquist by default.", unit="Å", gt=0)
     noise: str = setting(
         "optics",
         "Which particles share a noise spectrum: those of one optics group, or of one micrograph.",

@@ -18,9 +18,7 @@ from cryoloom.reconstruct.settings import RECONSTRUCT, ReconstructSettings
 
 
 @stage(RECONSTRUCT)
-def reconstruct_map(
-    particles: ParticleSet, settings: ReconstructSettings, run: Run
-) -> dict[str, VolumeMap]:
+def reconstruct_map(particles: ParticleSet, settings: ReconstructSettings, run: Run) -> dict[str, VolumeMap]:
     """Map and half maps of particles with poses."""
     if particles.rotation is None:
         raise InputError("The particles have no poses (rlnAngleRot, rlnAngleTilt, rlnAnglePsi); run refine first.")

@@ -24,9 +24,7 @@ from cryoloom.refine.start import particle_diameter, place_reference
 
 
 @stage(REFINE)
-def refine_map(
-    particles: ParticleSet, reference: VolumeMap, settings: RefineSettings, run: Run
-) -> dict[str, Any]:
+def refine_map(particles: ParticleSet, reference: VolumeMap, settings: RefineSettings, run: Run) -> dict[str, Any]:
     """Refine poses and map of one structure."""
     _check(particles, settings)
     symmetry_matrices(settings.symmetry)
