@@ -164,9 +164,7 @@ def test_the_scale_is_solved_out(plan, planted):
     fixed = search_rings(batch, reference_bank(plan, references), plan, shift_grid(4.5, 1.5), fit_scale=False,
                          scale=torch.full((8,), 3.0))  # fmt: skip
     assert (fixed.reference[:, 0] == reference).all()
-    torch.testing.assert_close(
-        fixed.score[:, 0], 3 * fixed.cross[:, 0] - 4.5 * fixed.norm[:, 0], rtol=1e-2, atol=0
-    )
+    torch.testing.assert_close(fixed.score[:, 0], 3 * fixed.cross[:, 0] - 4.5 * fixed.norm[:, 0], rtol=1e-2, atol=0)
 
 
 def test_bfloat16_ranks_the_same_first_candidate(plan, planted):

@@ -137,8 +137,10 @@ def _refine_chunk(
     side = half[candidates.row] - 1
     for h in range(len(references)):
         for c, reference in enumerate(_as_list(references[h])):
-            mine = np.flatnonzero((side == h) & (candidates.reference == c)) if len(references) > 1 else (
-                np.flatnonzero(candidates.reference == c)
+            mine = (
+                np.flatnonzero((side == h) & (candidates.reference == c))
+                if len(references) > 1
+                else (np.flatnonzero(candidates.reference == c))
             )
             if not len(mine):
                 continue

@@ -96,9 +96,7 @@ class ImageSource:
         radius_px = 0.5 * self.mask_diameter / self.pixel_size
         disc = spherical_mask(self.box, min(radius_px, 0.47 * self.box), 0.0, ndim=2).numpy()
         self._outside = np.flatnonzero(disc.reshape(-1) == 0)
-        self.disc = spherical_mask(
-            self.box, min(radius_px, 0.5 * self.box - 6), min(0.1 * self.box, 8.0), ndim=2
-        )
+        self.disc = spherical_mask(self.box, min(radius_px, 0.5 * self.box - 6), min(0.1 * self.box, 8.0), ndim=2)
         self.noise_group = particles.optics_index if noise_group is None else np.asarray(noise_group)
         self.n_noise_groups = int(self.noise_group.max()) + 1
         self.defocus_offset = np.zeros(len(particles))

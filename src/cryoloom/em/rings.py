@@ -421,9 +421,7 @@ def search_rings(
     return RingMatches(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
-def ring_scores(
-    batch: ImageBatch, bank: ReferenceBank, plan: RingPlan, shifts_px: Tensor
-) -> tuple[Tensor, Tensor]:
+def ring_scores(batch: ImageBatch, bank: ReferenceBank, plan: RingPlan, shifts_px: Tensor) -> tuple[Tensor, Tensor]:
     """Cross term of every image, shift, reference and angle `(b, t, n, n_angles)`, and norm term `(b, n)`.
 
     The full table, for posteriors of few images at a time and as the plain twin of faster reductions.
@@ -572,9 +570,7 @@ def _refine_angle(
     return (psi % (2 * math.pi)).reshape(b, top).float(), cross.reshape(b, top).float()
 
 
-def _block_sizes(
-    plan: RingPlan, n_images: int, n_references: int, n_shifts: int, block_bytes: int
-) -> tuple[int, int]:
+def _block_sizes(plan: RingPlan, n_images: int, n_references: int, n_shifts: int, block_bytes: int) -> tuple[int, int]:
     """Images and references of one block, such that its scores and spectra take about `block_bytes`."""
     per_score = 4 * (plan.n_angles + 2 * len(plan.q))
     scores = max(1, block_bytes // per_score)

@@ -293,9 +293,7 @@ class _Search:
         start = torch.from_numpy(centre.astype(np.float32))
         phase = 2 * math.pi / self.source.box * (start[:, 1:] * x + start[:, :1] * y)
         centred = polar[part] * ctf * weight[..., None] * torch.polar(torch.ones_like(phase), phase).reshape(ctf.shape)
-        moved = (centred[:, None] * self.shift_phase.reshape(1, t, rings.n_rings, -1)).reshape(
-            n * t, rings.n_rings, -1
-        )
+        moved = (centred[:, None] * self.shift_phase.reshape(1, t, rings.n_rings, -1)).reshape(n * t, rings.n_rings, -1)
         real, imaginary = _angular_transform(moved.real, moved.imag, rings)  # (q, n t, rings)
         left = torch.cat([real, imaginary], dim=-1).to(self.dtype)  # (q, n t, 2 rings)
         cross = torch.matmul(left[:, None], bank.factor)  # (q, 2, n t, d)

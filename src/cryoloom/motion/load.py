@@ -146,4 +146,3 @@ def load_frames(
     frames = make_frames(raw, factor)
     bad = known | find_defects(frames) if settings.find_defects else known
     return frames.with_bad_pixels(bad, np.random.default_rng(0)), remarks
-

@@ -148,9 +148,7 @@ def cut_tiles(
 
     dft = torch.empty(len(origins), n_frames, len(ky), len(kx), dtype=torch.complex64, device=device)
     for j in range(len(origins)):
-        cut = torch.stack(
-            [frames[t, y : y + tile_h, x : x + tile_w] for t, (y, x) in enumerate(start[j].tolist())]
-        )
+        cut = torch.stack([frames[t, y : y + tile_h, x : x + tile_w] for t, (y, x) in enumerate(start[j].tolist())])
         cut = (cut - cut.mean(dim=(1, 2), keepdim=True)) * window
         full = rfftn(cut, 2)
         dft[j, :, : m_y + 1] = full[:, : m_y + 1, : m_x + 1]

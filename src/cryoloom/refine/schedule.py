@@ -268,8 +268,7 @@ def iterate(
         volumes=volumes,
         finished=last,
         rescued=state.rescued or net,
-        last=not last
-        and ((settled and not do_global) or state.iteration + 2 >= plan.max_iterations),
+        last=not last and ((settled and not do_global) or state.iteration + 2 >= plan.max_iterations),
         history=[*state.history, notes],
         curves=[*state.curves, pair.fsc],
     )
@@ -428,9 +427,7 @@ def _safety_net(
     found = fit(_survivors(found, 2, 1e-3, plan.symmetry), radius, 8)
     old = best.log_likelihood[np.searchsorted(best.row, found.row)]
     better = np.unique(found.row[found.log_likelihood > old + 1.0])
-    joined = join_candidates(
-        [replace(candidates, posterior=None), replace(found, posterior=None)]
-    )
+    joined = join_candidates([replace(candidates, posterior=None), replace(found, posterior=None)])
     return joined, len(better)
 
 
@@ -534,9 +531,7 @@ def load_state(path: Path) -> State:
     if "modes_row" in data:
         modes = Candidates(**{k[len("modes_") :]: v for k, v in data.items() if k.startswith("modes_")})
     keys = [str(k) for k in data["history_keys"]]
-    history = [
-        {k: float(v) for k, v in zip(keys, row, strict=True) if np.isfinite(v)} for row in data["history"]
-    ]
+    history = [{k: float(v) for k, v in zip(keys, row, strict=True) if np.isfinite(v)} for row in data["history"]]
     return State(
         iteration,
         n_global,
