@@ -154,6 +154,19 @@ def test_a_moved_project_knows_its_jobs(tmp_path, volume):
     assert "here" not in (moved / "double" / "001" / "job.json").read_text()
 
 
+def test_what_a_kill_leaves_before_the_record_is_written_is_taken_over(tmp_path, volume):
+    project = create_project(tmp_path / "project")
+    left = project.root / "double" / "001"
+    (left / ".state").mkdir(parents=True)
+    (left / ".job.json.123.part").write_text("{")
+    job = run_stage("double", {"map": volume}, project=project, device="cpu")
+    assert job.folder == left
+    assert not list(left.rglob("*.part"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".job.json.123.part").write_text("{")
+    run_stage("double", {"map": volume}, out=tmp_path / "out", device="cpu")
+
+
 def test_two_runs_in_one_folder_are_refused(tmp_path, volume):
     from cryoloom.compute import choose_device
     from cryoloom.project.job import JobRun

@@ -25,7 +25,7 @@ class Project:
     def next_job(self, stage: str) -> Path:
         """The next free folder of a stage: `<root>/<stage>/001`, `002`, ..."""
         parent = self.root / stage.replace(" ", "-")
-        numbers = [int(p.name) for p in parent.glob("*") if re.fullmatch(r"\d{3,}", p.name)]
+        numbers = [int(p.name) for p in parent.glob("*") if re.fullmatch(r"\d{3,}", p.name) and not is_unused(p)]
         return parent / f"{max(numbers, default=0) + 1:03d}"
 
     def find_job(self, key: str) -> Path | None:
@@ -79,6 +79,16 @@ def find_project(start: Path) -> Project | None:
         if (folder / MARKER).exists():
             return open_project(folder)
     return None
+
+
+def is_unused(folder: Path) -> bool:
+    """Whether a job folder holds no more than a job leaves that was killed before its record was written."""
+    return folder.is_dir() and all(path.name == ".state" or is_leftover(path) for path in folder.iterdir())
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file was being written beside its place, under a hidden name, when its process was killed."""
+    return path.name.startswith(".") and (path.suffix == ".part" or path.stem.endswith(".part"))
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

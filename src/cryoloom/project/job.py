@@ -15,6 +15,7 @@ import torch
 from cryoloom.compute import DeviceChoice, SerialExecutor, ThreadExecutor
 from cryoloom.contract import CryoloomError, Executor, Failure, Figure, InputError, TooManyFailures
 from cryoloom.project.figures import save_figure
+from cryoloom.project.folder import is_leftover
 from cryoloom.project.journal import Journal
 from cryoloom.project.progress import ProgressLine, ProgressSink
 
@@ -58,6 +59,9 @@ class JobRun:
         self._private.mkdir(parents=True, exist_ok=True)
         self._log_lock = threading.Lock()
         self._lock = _take_lock(self._private / "lock", folder)
+        for path in folder.rglob(".*.part*"):
+            if is_leftover(path):
+                path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Release the folder."""

@@ -22,7 +22,7 @@ from cryoloom.compute import available_threads, choose_device
 from cryoloom.compute.threads import thread_budget
 from cryoloom.contract import CryoloomError, InputError, Settings, StageDeclaration, WorkFailed
 from cryoloom.project.files import plain, read_json, write_json
-from cryoloom.project.folder import Project, find_project, read_record
+from cryoloom.project.folder import Project, find_project, is_unused, read_record
 from cryoloom.project.identity import file_identity
 from cryoloom.project.job import JobRun
 from cryoloom.project.progress import NoProgress, ProgressSink
@@ -169,7 +169,7 @@ def run_stage(
             )
         if record.get("state") == "finished":
             return _finished(folder, record, resumed=True)
-    elif folder.exists() and any(p.name != ".state" for p in folder.iterdir()):
+    elif folder.exists() and not is_unused(folder):
         raise InputError(f"{folder} exists, is not empty and holds no job; choose another --out.")
 
     choice = choose_device(device, require_gpu=require_gpu)

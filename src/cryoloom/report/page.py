@@ -106,7 +106,7 @@ def gallery_html(figure: Figure, *, most: int = 300) -> str:
 
 def hero_picture(figure: Figure, *, size: int = 560) -> str:
     """Data URI of one fine view of a map."""
-    return picture_uri(surface_pictures(surface_volume(figure), figure.data.get("level"), size=size)[0][1])
+    return picture_uri(surface_pictures(surface_volume(figure), figure.data.get("level"), size=size, n_views=1)[0][1])
 
 
 def table_html(columns: dict[str, Any]) -> str:
@@ -153,7 +153,7 @@ def _vector(drawn: MplFigure, figure: Figure) -> str:
     with report_style():
         drawn.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
-    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     # Names inside one picture must not meet those of another on the same page.
     prefix = re.sub(r"\W", "_", figure.name) + "_" + format(abs(hash((figure.name, figure.title))) % 16**6, "06x") + "_"
     text = re.sub(r'\bid="', f'id="{prefix}', text)

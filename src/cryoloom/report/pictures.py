@@ -106,8 +106,10 @@ def draw_volume(figure: Figure) -> MplFigure:
     return drawn
 
 
-def surface_pictures(volume: np.ndarray, level: float | None = None, size: int = 420) -> list[tuple[str, np.ndarray]]:
-    """Named RGBA pictures of a map's surface: an oblique view, the side and the top."""
+def surface_pictures(
+    volume: np.ndarray, level: float | None = None, size: int = 420, n_views: int = 3
+) -> list[tuple[str, np.ndarray]]:
+    """Named RGBA pictures of a map's surface: an oblique view, the side and the top, or the first of them."""
     volume = np.asarray(volume, dtype=np.float32)
     if len(set(volume.shape)) != 1:
         n = max(volume.shape)
@@ -120,7 +122,7 @@ def surface_pictures(volume: np.ndarray, level: float | None = None, size: int =
         level = float(np.quantile(fine, 0.98))
     fine = without_dust(fine, float(level))
     views = [("surface", oblique_rotation()), *view_rotations()[1:]]
-    return [(name, render_surface(fine, float(level), rotation, size=size)) for name, rotation in views]
+    return [(name, render_surface(fine, float(level), rotation, size=size)) for name, rotation in views[:n_views]]
 
 
 def surface_volume(figure: Figure) -> np.ndarray:

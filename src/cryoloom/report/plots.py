@@ -126,10 +126,10 @@ def draw_scatter(figure: Figure) -> MplFigure:
     if data.get("connect"):
         axes.plot(x, y, color="#9aa5b1", linewidth=1.0, zorder=2)
     size = float(np.clip(900 / max(len(x), 1) ** 0.7, 4, 36))
-    points = axes.scatter(
-        x, y, s=size, c=ACCENT if values is None else np.asarray(values, dtype=float), cmap=SEQUENTIAL, zorder=3,
-        alpha=0.9 if len(x) < 2000 else 0.5, linewidths=0,
-    )  # fmt: skip
+    colours: dict[str, Any] = {"c": ACCENT}
+    if values is not None:
+        colours = {"c": np.asarray(values, dtype=float), "cmap": SEQUENTIAL}
+    points = axes.scatter(x, y, s=size, zorder=3, alpha=0.9 if len(x) < 2000 else 0.5, linewidths=0, **colours)
     if values is not None:
         drawn.colorbar(points, ax=axes, fraction=0.046, pad=0.02).outline.set_visible(False)
     axes.set_xlabel(figure.x_label)
