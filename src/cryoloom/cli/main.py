@@ -28,8 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run_command(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 the work failed, 2 wrong input, 3 too many items failed."""
     try:
-        cli.main(args=list(arguments) if arguments is not None else None, prog_name="cryoloom", standalone_mode=False)
-        return 0
+        given = list(arguments) if arguments is not None else None
+        code = cli.main(args=given, prog_name="cryoloom", standalone_mode=False)
+        return code if isinstance(code, int) else 0  # click returns the code of an early exit
     except CryoloomError as error:
         if os.environ.get(DEBUG):
             raise

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import psutil
 import torch
 
+from cryoloom.compute.memory import available_memory
 from cryoloom.contract import InputError
 
 
@@ -67,7 +68,7 @@ def choose_device(wanted: str = "auto", *, require_gpu: bool = False, memory_fra
         free, _total = torch.cuda.mem_get_info(index)
         name = torch.cuda.get_device_name(index)
         return DeviceChoice(f"cuda:{index}", f"GPU {index}: {name}", int(free * memory_fraction))
-    free = psutil.virtual_memory().available
+    free = available_memory()
     note = ""
     if kind == "auto":
         note = "No GPU found: running on the CPU, which takes some 10 to 50 times longer for the 3D steps."
