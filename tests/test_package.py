@@ -52,12 +52,8 @@ def wheel(tmp_path_factory):
 
 @pytest.mark.capability("PLT-4")
 def test_the_wheel_is_small_and_pure_and_holds_no_weights(wheel, measure):
-    measure(
-        round(wheel.stat().st_size / 2**20, 2),
-        unit="MB",
-        threshold="< 50",
-        note=f"wheel, built with Python {platform.python_version()} and no compiler",
-    )
+    note = f"wheel, built with Python {platform.python_version()} and no compiler"
+    measure(round(wheel.stat().st_size / 2**20, 2), unit="MB", threshold="< 50", note=note)
     assert wheel.stat().st_size < MAX_WHEEL_BYTES
     assert wheel.name.endswith("-py3-none-any.whl")
     with zipfile.ZipFile(wheel) as archive:

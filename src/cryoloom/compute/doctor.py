@@ -97,8 +97,9 @@ def _library(name: str, oldest: str) -> Finding:
         importlib.import_module(name)
         version = importlib.metadata.version(name)
     except Exception as error:  # a broken library may raise anything while it is loaded
-        missing = isinstance(error, ModuleNotFoundError | importlib.metadata.PackageNotFoundError)
-        found = "not installed" if missing and error.name in (name, None) else _short(error)
+        # a library may be missing, or be there and miss something itself
+        missing = isinstance(error, ModuleNotFoundError) and error.name == name
+        found = "not installed" if missing else _short(error)
         return Finding(name, False, found, f"Run: pip install --force-reinstall '{name}>={oldest}'")
     if _numbers(version) < _numbers(oldest):
         return Finding(name, False, f"{version} is too old", f"Run: pip install --upgrade '{name}>={oldest}'")
