@@ -27,9 +27,10 @@ MOVIES = {
     "frames": 16,
     "pixel_size": 1.8,
     "dose_per_frame": 2.0,
-    "phantom": "globule",
+    "phantom": "rod",
     "symmetry": "D2",
-    "mass": 400.0,
+    "mass": 250.0,
+    "particles": 70,
     "carbon": 0.1,
     "bad": 0.08,
 }

@@ -41,7 +41,8 @@ def measure(request):
 
     def record(value: Any, unit: str = "", threshold: str = "", bound: Any = None, note: str = "") -> None:
         entry = {"value": value, "unit": unit, "threshold": threshold, "bound": bound, "note": note}
-        request.node.user_properties.append(("measure", entry))
+        # plain numbers: worker processes of the test run hand them over as such
+        request.node.user_properties.append(("measure", json.loads(json.dumps(entry, default=float))))
 
     return record
 

@@ -22,7 +22,7 @@ from cryoloom.io.particles import ParticleImages
 # Levels of detail, as parts of the diameter. Most shapes are told apart at the first. A particle of a cubic group is
 # round up to the first harmonic that its group allows (l = 3, 4, 6 for T, O, I), so its views differ in fine detail
 # alone, and its few distinct views make that level cheap.
-LEVELS = {"T": (11.0,), "O": (12.0,), "I": (15.0,)}
+LEVELS = {"T": (12.0,), "O": (13.0,), "I": (16.0,)}
 USUAL_LEVELS = (6.0, 9.0, 12.0)
 INFORMATION_NEEDED = 4.5
 

@@ -18,7 +18,7 @@ from cryoloom.contract import Executor
 from cryoloom.maps.superpose import superpose
 
 INFORMATION = 6.0
-AGREEMENT = 0.7
+AGREEMENT = 0.65
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def judge(finalists: list[Contender], flat: StartModel, level: Level, held_out: 
 
 
 def agreement_of(a: StartModel, b: StartModel, level: Level) -> float:
-    """Correlation of two starts without their round parts, superposed and up to hand.
+    """Real-space correlation of two starts without their round parts, superposed and up to hand.
 
     With several classes each class of `a` takes its best partner in `b`; the mean is returned.
     """
@@ -136,10 +136,10 @@ def agreement_of(a: StartModel, b: StartModel, level: Level) -> float:
     field = level.resolution * float(level.plan.radii[-1].ceil())
     values = []
     for volume in a.volumes:
-        found = [
-            superpose(volume, other, field / box, resolution=level.resolution).correlation
-            for other in b.volumes
-            if float(other.abs().max()) > 0 and float(volume.abs().max()) > 0
-        ]
-        values.append(max(found, default=0.0))
+        found = [0.0]
+        for other in b.volumes:
+            if float(other.abs().max()) > 0 and float(volume.abs().max()) > 0:
+                laid = superpose(volume, other, field / box, resolution=1.3 * level.resolution).apply(other)
+                found.append(float((laid * volume).sum() / (laid.norm() * volume.norm())))
+        values.append(max(found))
     return float(np.mean(values))
