@@ -15,8 +15,9 @@ def match_particles(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows of `estimated` and of `truth` that are the same particle, two int64 arrays of equal length.
 
-    Rows are matched by stack name and slice; where no stack is shared, by micrograph and nearest position within
-    `distance_px` (pixels of the micrograph).
+    Rows are matched by stack name and slice; where no stack is shared (or stacks only share their names: both sides
+    know positions, and those lie apart), by micrograph and nearest position within `distance_px` (pixels of the
+    micrograph).
 
     Raises
     ------
@@ -27,7 +28,8 @@ def match_particles(
     pairs = [(i, by_image[key]) for i, key in enumerate(_image_keys(estimated)) if key in by_image]
     if pairs:
         rows = np.asarray(pairs, np.int64)
-        return rows[:, 0], rows[:, 1]
+        if _lie_together(estimated, truth, rows, distance_px):
+            return rows[:, 0], rows[:, 1]
     if any(s.position_px is None or s.micrograph is None for s in (estimated, truth)):
         raise InputError("score: the particles share no stack with the truth, and have no positions on micrographs.")
     assert estimated.micrograph is not None and truth.micrograph is not None
@@ -38,6 +40,14 @@ def match_particles(
     if not len(a):
         raise InputError("score: no particle of the result lies near one of the truth.")
     return a, b
+
+
+def _lie_together(estimated: ParticleSet, truth: ParticleSet, rows: np.ndarray, distance_px: float) -> bool:
+    """Whether rows of equal stack and slice are at equal places, as far as places are known."""
+    if estimated.position_px is None or truth.position_px is None:
+        return True
+    apart = _centred_position(estimated)[rows[:, 0]] - _centred_position(truth)[rows[:, 1]]
+    return bool(np.median(np.hypot(*apart.T)) <= distance_px)
 
 
 def match_positions(
