@@ -2,8 +2,8 @@
 
 python examples/demo.py --out demo
 
-Simulates movies of a protein-like structure (motion, radiation damage, ice, dirt, camera), takes them to a map with
-`cryoloom run`, and compares the map with the true one: the resolution it reaches, and the one that the true poses and
+Simulates movies of apoferritin (PDB 1FHA; motion, radiation damage, ice, dirt, carbon, camera), takes them to a map
+with `cryoloom run`, and compares it with the true map: the resolution it reaches, and the one that the true poses and
 true CTFs give from the same images.
 """
 
@@ -20,6 +20,8 @@ from cryoloom.project.files import write_json
 from cryoloom.scoring.maps import score_map, truth_mask
 from cryoloom.scoring.oracle import oracle_particles
 
+MODEL = Path(__file__).resolve().parent / "data" / "1fha.pdb"
+SYMMETRY = "O"
 MOVIES = {
     "movies": 12,
     "width": 1200,
@@ -27,10 +29,7 @@ MOVIES = {
     "frames": 16,
     "pixel_size": 1.8,
     "dose_per_frame": 2.0,
-    "phantom": "ring",
-    "symmetry": "D7",
-    "mass": 500.0,
-    "particles": 60,
+    "particles": 90,
     "carbon": 0.1,
     "bad": 0.08,
 }
@@ -44,18 +43,18 @@ def main() -> None:
     started = time.monotonic()
     sink = ConsoleSink()
     data = run_stage_with_report(
-        "simulate movies", {}, MOVIES, out=arguments.out / "data", seed=arguments.seed, sink=sink
+        "simulate movies", {"model": MODEL}, MOVIES, out=arguments.out / "data", seed=arguments.seed, sink=sink
     )
     project = arguments.out / "project"
     summary = run_pipeline(
         {"movies": str(data["movies"]), "gain": data.folder / "gain.mrc"},
-        {"symmetry": MOVIES["symmetry"]},
+        {"symmetry": SYMMETRY},
         out=project,
         seed=arguments.seed,
         sink=sink,
     )
     if summary["map"]:
-        summary |= compare_with_truth(project, data.folder, str(MOVIES["symmetry"]), sink)
+        summary |= compare_with_truth(project, data.folder, SYMMETRY, sink)
         write_json(project / "summary.json", summary)
         write_report(project)
     print(f"\nverdict: {summary['verdict']}")

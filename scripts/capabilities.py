@@ -29,6 +29,7 @@ def main() -> int:
     parser.add_argument("--rows", default="", help="comma-separated row IDs; all when empty")
     parser.add_argument("--shard", default="", help="i/n: which share of a row that gathers evidence")
     parser.add_argument("--page-only", action="store_true")
+    parser.add_argument("--from-lines", type=Path, help="take what a test run with --capabilities-out measured")
     parser.add_argument("--fast", action="store_true", help="leave out the tests marked slow")
     arguments = parser.parse_args()
     table = tomllib.loads(ROWS.read_text(encoding="utf-8"))["row"]
@@ -39,7 +40,10 @@ def main() -> int:
     if unknown:
         print(f"unknown rows: {', '.join(unknown)}; the rows stand in {ROWS.relative_to(REPOSITORY)}", file=sys.stderr)
         return 2
-    if not arguments.page_only:
+    if arguments.from_lines:
+        for row, entry in entries_of(arguments.from_lines).items():
+            recorded[row] = entry
+    elif not arguments.page_only:
         for row, entry in run_tests(wanted, arguments.shard, arguments.fast).items():
             recorded[row] = entry
     rows = {row["id"]: recorded.get(row["id"], {"status": "absent"}) for row in table}
@@ -75,7 +79,12 @@ def run_tests(wanted: list[str], shard: str, fast: bool) -> dict[str, dict]:
             "no:cacheprovider",
         ]
         subprocess.run(command, cwd=REPOSITORY, env=environment, check=False)
-        lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+        return entries_of(out)
+
+
+def entries_of(out: Path) -> dict[str, dict]:
+    """Row -> entry of the record, from the lines that a test run wrote."""
+    lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     by_row: dict[str, list[dict]] = {}
     for line in lines:
         by_row.setdefault(line["row"], []).append(line)
