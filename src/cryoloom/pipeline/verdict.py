@@ -1,4 +1,8 @@
-"""One verdict for a whole run: as sure as its least sure step."""
+"""One verdict for a whole run: as sure as the least sure of the steps that make and measure the map.
+
+Doubts of earlier steps (a movie without signal, a class that is junk) are told among the reasons; what they leave out
+does not make the map less sure.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,7 +34,7 @@ def join_verdicts(steps: Sequence[tuple[str, Mapping[str, Any]]], *, has_map: bo
         verdict = summary.get("verdict", "found")
         if stage not in _DECIDING and verdict == "found":
             continue
-        if _ORDER.index(verdict) > _ORDER.index(worst):
+        if stage in _DECIDING and _ORDER.index(verdict) > _ORDER.index(worst):
             worst = verdict
         if stage in _DECIDING or verdict != "found":
             reasons += [f"{stage}: {reason}" for reason in summary.get("reasons", [])]
