@@ -183,8 +183,7 @@ def _micrographs_to_map(way: Way, micrographs: Path) -> JobResult | None:
             diameter=found,
             target_pixel_size=_pixel_size_2d(found),
         )
-        # The first circle is wide: the picker knows a compact core, not yet how far the particle reaches.
-        circle = 1.25 * extent if extent else 1.5 * found
+        circle = 1.25 * extent if extent else 1.3 * found
         classes = way.step("class2d", {"particles": particles["particles"]}, mask_diameter=circle)
         n_selected = classes.summary["n_out"]
         if n_selected > n_best:
@@ -258,6 +257,8 @@ def _write_summary(way: Way, started: float, final: JobResult | None = None) -> 
         "left_out": [entry for job in way.jobs for entry in job.summary["left_out"]],
         "jobs": [str(job.folder.relative_to(way.root)) for job in way.jobs],
     }
+    if "class2d" in by_stage:
+        summary["n_in"] = by_stage["class2d"].summary.get("n_in")
     if "refine" in by_stage:
         summary["n_out"] = by_stage["refine"].summary.get("n_out")
     if final is not None:
