@@ -49,7 +49,7 @@ def particle_extent(averages: np.ndarray, counts: np.ndarray, pixel_size: float)
     """Largest diameter of the particle in Å, from class averages; None where no average shows one.
 
     In each average the connected part about the centre that is brighter than a quarter of the brightest is measured:
-    twice the distance that holds 99 % of it, so neighbours in the box do not count. The median over the particles,
+    twice the distance from its own centre that holds 99 % of it, so neighbours do not count. The median over the particles,
     with a margin of a tenth for the longest view, is robust against classes in which neighbours touch.
 
     Parameters
@@ -75,7 +75,8 @@ def particle_extent(averages: np.ndarray, counts: np.ndarray, pixel_size: float)
         if sizes.max() == 0:
             continue
         part = scipy.ndimage.binary_fill_holes(label == sizes.argmax())
-        found.append(2.0 * float(np.quantile(distance[part], 0.99)) * pixel_size)
+        reach = np.hypot(y[part] - y[part].mean(), x[part] - x[part].mean())
+        found.append(2.0 * float(np.quantile(reach, 0.99)) * pixel_size)
         weight.append(float(count))
     if not found:
         return None
