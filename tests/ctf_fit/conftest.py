@@ -95,8 +95,8 @@ def draw_case(seed, low=3_000.0, high=30_000.0, astigmatism_max=2_000.0):
     astigmatism = rng.uniform(0, min(astigmatism_max, mean))
     recipe = {
         "envelope": rng.uniform(50, 150),
-        "ice": rng.uniform(0.2, 0.4),
-        "particles": rng.uniform(0.4, 0.9),
+        "ice": rng.uniform(0.15, 0.4),
+        "particles": rng.uniform(0.3, 0.9),
         "coverage": rng.uniform(0.02, 0.3),
         "rise": rng.uniform(0.3, 1.5),
         "diameter": rng.uniform(80, 200),
