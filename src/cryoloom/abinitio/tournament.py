@@ -66,6 +66,18 @@ class Outcome:
     agreement: float
     n_agreeing: int
 
+    @property
+    def stands_out(self) -> bool:
+        """Whether the best explains the particles so much better than all others, which are alike, that chance is out.
+
+        Starts that lead nowhere end at about equal evidence, so a gap of half a unit per particle and of six times the
+        spread of four or more others is the structure, found by one start alone.
+        """
+        evidence = np.array([c.evidence for c in self.contenders])
+        if len(evidence) < 5:
+            return False
+        return bool(evidence[0] - evidence[1] > max(0.5, 6.0 * evidence[1:].std()))
+
 
 def run_tournament(
     level: Level,
