@@ -140,7 +140,7 @@ def _find_level(
         )
         found = (outcome, level)
         if (
-            outcome.n_agreeing > 1
+            (outcome.n_agreeing > 1 or outcome.stands_out)
             and outcome.gain > 4 * outcome.gain_error
             and outcome.information > INFORMATION_NEEDED
         ):
@@ -159,6 +159,12 @@ def _verdict(outcome: Outcome, level: Level) -> tuple[str, list[str]]:
         return "found", [
             f"{outcome.n_agreeing} independent starts met in one map at {level.resolution:.0f} Å (correlation "
             f"{outcome.agreement:.2f}), which explains held-out particles better than a round blob (gain {gain})"
+        ]
+    if outcome.stands_out and outcome.information > INFORMATION_NEEDED:
+        lead = outcome.contenders[0].evidence - outcome.contenders[1].evidence
+        return "found", [
+            f"one start explains each particle {lead:.1f} units of log-evidence better than all others, which are alike "
+            f"(at {level.resolution:.0f} Å; gain over a round blob on held-out particles {gain})"
         ]
     if outcome.n_agreeing > 1:
         return "doubtful", [
