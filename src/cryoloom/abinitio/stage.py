@@ -163,8 +163,8 @@ def _verdict(outcome: Outcome, level: Level) -> tuple[str, list[str]]:
     if outcome.stands_out and outcome.information > INFORMATION_NEEDED:
         lead = outcome.contenders[0].evidence - outcome.contenders[1].evidence
         return "found", [
-            f"one start explains each particle {lead:.1f} units of log-evidence better than all others, which are alike "
-            f"(at {level.resolution:.0f} Å; gain over a round blob on held-out particles {gain})"
+            f"one start explains each particle {lead:.1f} units of log-evidence better than all others, which are "
+            f"alike (at {level.resolution:.0f} Å; gain over a round blob on held-out particles {gain})"
         ]
     if outcome.n_agreeing > 1:
         return "doubtful", [
