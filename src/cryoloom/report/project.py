@@ -45,7 +45,9 @@ def write_project_report(folder: Path, jobs: Sequence[Path] | None = None) -> Pa
         said, kind = "Not finished", "care"
     collected = list(summary.get("warnings", []))
     for view in views:
-        collected += [f"{view.title}: {text}" for _, text in view.warnings if text not in collected]
+        collected += [
+            f"{view.title}: {text}" for _, text in view.warnings if not any(known.endswith(text) for known in collected)
+        ]
     page = (
         environment()
         .get_template("project.html")
