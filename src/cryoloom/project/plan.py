@@ -1,7 +1,6 @@
-"""What a job would take: time, memory, disk, from its inputs and rates measured on one core.
+"""What a job would take: time, memory, disk, from the size of its inputs and a rate per stage.
 
-The rates are seconds and bytes per input byte or per item, measured with the scripts in `benchmarks/`; they are
-estimates for a machine like the one named there and good to about a factor of two.
+The rates are first guesses, not measurements: they give the order of magnitude and say so in every plan.
 """
 
 import shutil
@@ -16,7 +15,7 @@ from cryoloom.project.stores import input_paths
 
 @dataclass(frozen=True)
 class Rate:
-    """Cost of a stage on one core of the reference machine (AVX-512, 2.6 GHz).
+    """Guessed cost of a stage on one core.
 
     Attributes
     ----------
@@ -70,9 +69,7 @@ def estimate_plan(
         "disk_free_mb": round(free),
         "threads": threads,
         "settings": settings.model_dump(mode="json"),
-        "reasons": [
-            "estimated from the size of the input and rates measured on an AVX-512 core; good to a factor of two"
-        ],
+        "reasons": ["a rough guess from the size of the input; the rates behind it are not measured yet"],
         "warnings": [],
     }
     if disk > free:
