@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -232,3 +233,12 @@ def main(folder, volume, at):
     done = subprocess.run([sys.executable, "-c", script, "-1"], capture_output=True, text=True)
     assert done.stdout.strip() == "28", done.stderr
     assert Path(folder / "calls.txt").read_text().split() == [str(i) for i in range(8)]
+
+
+def test_a_stage_without_gpu_kernels_says_so(tmp_path, volume, monkeypatch):
+    monkeypatch.setattr(sys.modules["double_stage"], "DOUBLE", dataclasses.replace(DOUBLE, uses_gpu=False))
+    registry.find_stage.cache_clear()
+    for options in ({"require_gpu": True}, {"device": "cuda"}):
+        with pytest.raises(InputError, match="CPU only"):
+            run_stage("double", {"map": volume}, out=tmp_path / "job", **options)
+    assert run_stage("double", {"map": volume}, out=tmp_path / "job").summary["device"] == "cpu"

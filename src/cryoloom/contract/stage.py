@@ -62,6 +62,8 @@ class StageDeclaration:
         The inputs, in order.
     writes
         Names of the results and what they are, for help and documentation.
+    uses_gpu
+        False for stages whose kernels run on the CPU only: they say so, and refuse `--require-gpu`.
     """
 
     name: str
@@ -70,6 +72,7 @@ class StageDeclaration:
     function: str
     inputs: tuple[Input, ...] = ()
     writes: dict[str, str] = field(default_factory=dict)
+    uses_gpu: bool = True
 
     def load(self) -> Callable[..., Any]:
         """Import and return the stage function."""

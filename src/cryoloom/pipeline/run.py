@@ -17,6 +17,7 @@ from cryoloom.pipeline.verdict import join_verdicts
 from cryoloom.project.files import read_json, write_json
 from cryoloom.project.folder import create_project
 from cryoloom.project.progress import NoProgress, ProgressSink
+from cryoloom.project.registry import find_stage
 from cryoloom.project.runner import JobResult, make_settings
 
 _OPTICS = ("pixel_size", "voltage_kv", "cs_mm", "amplitude_contrast")
@@ -35,7 +36,11 @@ class Way:
     def step(self, stage: str, inputs: Mapping[str, Any], **settings: Any) -> JobResult:
         """Run one stage as a job of the project, or take its result when it was done before."""
         given = {name: value for name, value in settings.items() if value is not None}
-        job = run_stage_with_report(stage, inputs, given, sink=self.sink, **self.options)
+        options = self.options
+        if not find_stage(stage).uses_gpu and (options["require_gpu"] or options["device"] != "cpu"):
+            options = {**options, "device": "cpu", "require_gpu": False}
+            self.sink.message(f"{stage}: runs on the CPU only in this version")
+        job = run_stage_with_report(stage, inputs, given, sink=self.sink, **options)
         self.jobs.append(job)
         done = "was done before" if job.resumed else f"done in {job.summary.get('seconds', 0):.0f} s"
         counts = (

@@ -172,7 +172,9 @@ def run_stage(
     elif folder.exists() and not is_unused(folder):
         raise InputError(f"{folder} exists, is not empty and holds no job; choose another --out.")
 
-    choice = choose_device(device, require_gpu=require_gpu)
+    if not declaration.uses_gpu and (require_gpu or device.startswith("cuda")):
+        raise InputError(f"{name} runs on the CPU only in this version; leave --require-gpu and --device cuda away.")
+    choice = choose_device(device if declaration.uses_gpu else "cpu", require_gpu=require_gpu)
     threads = threads or available_threads()
     run = JobRun(folder, choice, seed=seed, threads=threads, sink=sink)
     root = project.root if project else None

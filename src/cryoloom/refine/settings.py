@@ -64,6 +64,7 @@ REFINE = StageDeclaration(
         Input("particles", "particles", "Particle images with their CTFs."),
         Input("reference", "map", "Map to start from; its grey scale and hand do not matter to the search."),
     ),
+    uses_gpu=False,
     writes={
         "map": "map of all particles, weighted by its signal-to-noise ratio",
         "half1": "map of the first half, unfiltered",
