@@ -12,9 +12,9 @@ from cryoloom.data import VolumeMap
 from cryoloom.fourier import irfftn, rfftn
 from cryoloom.geometry import random_rotations, rotation_about_z
 from cryoloom.maps import filter_map, radial_frequency, spherical_mask
-from cryoloom.resolution.directional import directional_fsc
-from cryoloom.resolution.local import measure_local_resolution
-from cryoloom.resolution.sampling import measure_sampling
+from cryoloom.maps.directional import directional_fsc
+from cryoloom.maps.local_resolution import measure_local_resolution
+from cryoloom.maps.sampling import measure_sampling
 from cryoloom.resolution.settings import ResolutionSettings
 from cryoloom.resolution.stage import measure_resolution
 

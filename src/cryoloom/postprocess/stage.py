@@ -11,6 +11,7 @@ from cryoloom.contract import Figure, InputError, Run, stage
 from cryoloom.data import FscCurve, VolumeMap
 from cryoloom.geometry import symmetry_matrices
 from cryoloom.io.fsc_xml import write_fsc_xml
+from cryoloom.maps.checks import check_mask, curve_warnings, mask_warnings
 from cryoloom.maps.corrected import CorrectedFsc, corrected_fsc
 from cryoloom.maps.fsc import crossing_shell, fourier_shell_correlation
 from cryoloom.maps.interval import Crossing, locate_crossing
@@ -18,7 +19,6 @@ from cryoloom.maps.mask import MaskFromMap, find_mask
 from cryoloom.maps.sharpen import estimate_bfactor, sharpen_map
 from cryoloom.maps.spectrum import GuinierFit, shell_frequencies
 from cryoloom.maps.view import map_for_view
-from cryoloom.postprocess.checks import check_mask, curve_warnings, mask_warnings
 from cryoloom.postprocess.settings import POSTPROCESS, PostprocessSettings
 
 WORST_RESOLUTION = 20.0

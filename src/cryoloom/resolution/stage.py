@@ -9,12 +9,12 @@ from cryoloom.contract import Figure, InputError, Run, stage
 from cryoloom.data import ParticleSet, VolumeMap
 from cryoloom.geometry import symmetry_matrices
 from cryoloom.maps.corrected import corrected_fsc
+from cryoloom.maps.directional import directional_fsc
 from cryoloom.maps.interval import locate_crossing
+from cryoloom.maps.local_resolution import choose_bands, measure_local_resolution
 from cryoloom.maps.mask import find_mask
+from cryoloom.maps.sampling import measure_sampling
 from cryoloom.maps.spectrum import shell_frequencies
-from cryoloom.resolution.directional import directional_fsc
-from cryoloom.resolution.local import choose_bands, measure_local_resolution
-from cryoloom.resolution.sampling import measure_sampling
 from cryoloom.resolution.settings import RESOLUTION, ResolutionSettings
 
 
