@@ -10,7 +10,7 @@ ROOT = Path(cryoloom.__file__).parent
 STAGES = set(
     """simulate importing converting motion ctf_fit picking extraction class2d abinitio refine reconstruct class3d
     heterogeneity polish resolution validation restoration postprocess segmentation modelling scoring
-    validate_install""".split()
+    validate_install particle_tools volume_tools acquisition""".split()
 )
 FLOOR = (
     dict.fromkeys(["contract"], 0)
@@ -19,11 +19,17 @@ FLOOR = (
     | dict.fromkeys(["em"], 3)
     | dict.fromkeys(STAGES, 4)
     | dict.fromkeys(["project", "compute"], 5)
-    | dict.fromkeys(["pipeline", "report"], 6)
+    | dict.fromkeys(["pipeline", "report", "deposit"], 6)
     | dict.fromkeys(["cli", "web"], 7)
 )
 # Orders within a floor: a room may import those before it.
-ORDERS = (["fourier", "geometry", "optics", "maps"], ["data", "io"], ["compute", "project"], ["report", "pipeline"])
+ORDERS = (
+    ["fourier", "geometry", "optics", "maps"],
+    ["data", "io"],
+    ["compute", "project"],
+    ["report", "pipeline"],
+    ["report", "deposit"],
+)
 # A check of the installation runs the whole pipeline and scores it, so it is a recipe that has the face of a stage.
 RECIPES_WITH_A_FACE = {("validate_install", other) for other in ("pipeline", "project", "scoring")}
 

@@ -21,6 +21,8 @@ STAGES = {
     "resolution": "cryoloom.resolution.settings:RESOLUTION",
     "score": "cryoloom.scoring.settings:SCORE",
     "convert": "cryoloom.converting.settings:CONVERT",
+    "deposit": "cryoloom.deposit.settings:DEPOSIT",
+    "check-deposit": "cryoloom.deposit.settings:CHECK_DEPOSIT",
     "validate-install": "cryoloom.validate_install.settings:VALIDATE_INSTALL",
 }
 

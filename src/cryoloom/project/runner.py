@@ -23,7 +23,7 @@ from cryoloom.compute.threads import thread_budget
 from cryoloom.contract import CryoloomError, InputError, Settings, StageDeclaration, WorkFailed
 from cryoloom.project.files import plain, read_json, write_json
 from cryoloom.project.folder import Project, find_project, is_unused, read_record
-from cryoloom.project.identity import file_identity
+from cryoloom.project.identity import file_identity, folder_identity
 from cryoloom.project.job import JobRun
 from cryoloom.project.progress import NoProgress, ProgressSink
 from cryoloom.project.registry import find_stage
@@ -99,7 +99,11 @@ def check_inputs(declaration: StageDeclaration, inputs: Mapping[str, Any]) -> No
 def job_key(declaration: StageDeclaration, settings: Settings, inputs: Mapping[str, Any], seed: int) -> str:
     """Hash of what a job is: stage, settings, seed and the identities of its input files."""
     identities = {
-        name: [file_identity(path) for path in input_paths(value) if path.is_file()] for name, value in inputs.items()
+        name: [
+            file_identity(path) if path.is_file() else folder_identity(path, leave_out=declaration.name)
+            for path in input_paths(value)
+        ]
+        for name, value in inputs.items()
     }
     text = json.dumps(
         {"stage": declaration.name, "settings": plain(settings.model_dump()), "seed": seed, "inputs": identities},
