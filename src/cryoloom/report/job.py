@@ -20,6 +20,8 @@ from cryoloom.report.labels import (
 )
 from cryoloom.report.page import Piece, environment, hero_picture, make_piece, save_png
 from cryoloom.report.plots import format_value
+from cryoloom.report.record import cards_of, write_record
+from cryoloom.report.views import write_views
 
 MAP_STAGES = ("abinitio", "refine", "reconstruct", "postprocess", "resolution", "validate")
 ONE_MAP = ("postprocess", "resolution")
@@ -80,8 +82,49 @@ def write_job_report(folder: Path) -> Path:
                 save_png(figure, folder / f"{figure.name}.png")
             except Exception:
                 continue  # the page says in its place that it could not be drawn
-    page = environment().get_template("job.html").render(job=view, version=cryoloom.__version__)
+    views = write_views(folder, maps_of(folder), figures)
+    write_record(folder, record_of(view, folder, figures) | {"views": views})
+    page = environment().get_template("job.html").render(job=view, views=views, version=cryoloom.__version__)
     return write_page(folder / "report.html", page)
+
+
+def maps_of(folder: Path) -> dict[str, Path]:
+    """Result name -> MRC file of a job, as its record lists them."""
+    outputs = _read(folder / "job.json").get("outputs") or {}
+    return {
+        name: folder / file
+        for name, file in outputs.items()
+        if str(file).endswith(".mrc") and (folder / file).is_file()
+    }
+
+
+def record_of(view: JobView, folder: Path, figures: Sequence[Figure]) -> dict[str, Any]:
+    """What a page says of a job, for `report.json`."""
+    return {
+        "stage": view.stage,
+        "title": view.title,
+        "folder": view.folder,
+        "started": view.when,
+        "verdict": view.verdict,
+        "headline": view.headline,
+        "reasons": view.reasons,
+        "key_figures": cards_of(view.cards),
+        "warnings": [text for _, text in view.warnings],
+        "left_out": [{"item": item, "cause": cause} for item, cause in view.left_out],
+        "figures": [
+            {
+                "name": figure.name,
+                "kind": figure.kind,
+                "title": figure.title,
+                "caption": figure.caption,
+                "data": f"figures/{figure.name}.json",
+                "picture": f"{figure.name}.png" if (folder / f"{figure.name}.png").exists() else None,
+            }
+            for figure in figures
+        ],
+        "summary": _read(folder / "summary.json"),
+        "provenance": dict(view.provenance),
+    }
 
 
 def view_of_job(folder: Path, figures: Sequence[Figure] | None = None, *, with_hero: bool = False) -> JobView:

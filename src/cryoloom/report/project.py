@@ -8,10 +8,13 @@ from typing import Any
 import cryoloom
 from cryoloom.project.figures import load_figures
 from cryoloom.project.files import read_json
-from cryoloom.report.job import JobView, headline, view_of_job, write_page
+from cryoloom.report.job import JobView, headline, maps_of, view_of_job, write_page
 from cryoloom.report.labels import key_figures, rank_warnings, verdict_words
 from cryoloom.report.page import environment, hero_picture
+from cryoloom.report.record import cards_of, write_record
+from cryoloom.report.views import write_views
 
+_SHOWN_MAPS = ("map_sharpened", "map_local", "map", "half1", "half2", "mask", "local_resolution")
 _MAP_FROM = ("postprocess", "refine", "reconstruct", "abinitio")
 
 
@@ -48,6 +51,31 @@ def write_project_report(folder: Path, jobs: Sequence[Path] | None = None) -> Pa
         collected += [
             f"{view.title}: {text}" for _, text in view.warnings if not any(known.endswith(text) for known in collected)
         ]
+    view_files = write_views(folder, _maps_of_project([Path(job) for job in jobs]))
+    write_record(
+        folder,
+        {
+            "project": folder.resolve().name,
+            "verdict": top.get("verdict"),
+            "reasons": [str(reason) for reason in top.get("reasons", [])],
+            "key_figures": cards_of(key_figures(top)),
+            "warnings": [text for _, text in rank_warnings(collected)],
+            "steps": [
+                {
+                    "stage": view.stage,
+                    "title": view.title,
+                    "folder": view.folder,
+                    "verdict": view.verdict,
+                    "n_in": read.get("n_in"),
+                    "n_out": read.get("n_out"),
+                    "seconds": read.get("seconds"),
+                }
+                for view, read in ((v, _read_summary(Path(job))) for v, job in zip(views, jobs, strict=True))
+            ],
+            "summary": summary,
+            "views": view_files,
+        },
+    )
     page = (
         environment()
         .get_template("project.html")
@@ -62,6 +90,7 @@ def write_project_report(folder: Path, jobs: Sequence[Path] | None = None) -> Pa
             warnings=rank_warnings(collected),
             jobs=views,
             hero=_hero(last),
+            views=view_files,
             version=cryoloom.__version__,
         )
     )
@@ -98,6 +127,16 @@ def _last_map_job(jobs: Sequence[Path]) -> Path | None:
             if job.parent.name == stage:
                 return job
     return None
+
+
+def _maps_of_project(jobs: Sequence[Path]) -> dict[str, Path]:
+    """The maps a person wants to see: the newest sharpened map, halves, mask and local resolution."""
+    found: dict[str, Path] = {}
+    for job in reversed(jobs):
+        for name, path in maps_of(job).items():
+            if name in _SHOWN_MAPS and name not in found:
+                found[name] = path
+    return found
 
 
 def _read_summary(job: Path) -> dict[str, Any]:
