@@ -1,0 +1,134 @@
+"""Settings and declarations of the stages on particle sets."""
+
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from cryoloom.contract import Input, Settings, StageDeclaration, setting
+
+_SET = Input("particles", "particles", "The particle set.")
+_COLUMN = "such as `rlnClassNumber` or `class_number`; values are in the units of the file"
+
+
+class MergeSettings(Settings):
+    """Several sets as one."""
+
+    duplicates: Literal["drop", "keep", "refuse"] = setting(
+        "drop", "Images that stand in several sets: the first row wins, all are kept, or the merge is refused."
+    )
+    without_halves: bool = setting(False, "Leave the half sets out where not all sets have them.")
+
+
+class SplitSettings(Settings):
+    """One set as several."""
+
+    by: str | None = setting(None, f"One part for each value of this column, {_COLUMN}.")
+    parts: int | None = setting(None, "Number of parts of equal size.", ge=2, le=10_000)
+    order: Literal["random", "file"] = setting("random", "Which rows go into which of the equal parts.")
+    together: str | None = setting(
+        None, "Rows of equal value in this column go into the same part, such as `rlnMicrographName`."
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.by is None) == (self.parts is None):
+            raise ValueError("give either --by COLUMN or --parts N")
+        return self
+
+
+class SubsetSettings(Settings):
+    """Some rows of a set; all conditions given must hold."""
+
+    column: str | None = setting(None, f"Column of the conditions, {_COLUMN}.")
+    values: str | None = setting(None, "Rows whose column is one of these, separated by commas.")
+    least: float | None = setting(None, "Rows whose column is at least this.")
+    most: float | None = setting(None, "Rows whose column is at most this.")
+    highest: int | None = setting(None, "The so many rows with the highest values of the column.", ge=1)
+    lowest: int | None = setting(None, "The so many rows with the lowest values of the column.", ge=1)
+    random: int | None = setting(None, "So many rows by chance.", ge=1)
+    rows: str | None = setting(None, "Rows by number from 1, such as `1-1000` or `5,9,20-30`.")
+    invert: bool = setting(False, "All other rows instead.")
+
+    @model_validator(mode="after")
+    def _some_condition(self) -> Self:
+        of_column = (self.values, self.least, self.most, self.highest, self.lowest)
+        if self.column is None and any(value is not None for value in of_column):
+            raise ValueError("conditions on values need --column")
+        if self.column is not None and all(value is None for value in of_column):
+            raise ValueError("--column needs --values, --least, --most, --highest or --lowest")
+        if self.column is None and self.random is None and self.rows is None:
+            raise ValueError("say which rows: --column with a condition, --random or --rows")
+        return self
+
+
+class UniqueSettings(Settings):
+    """Which rows are the same particle, and which of them stays."""
+
+    distance: float | None = setting(
+        None,
+        "Particles of one micrograph nearer than this are the same; by default only rows of the same image are.",
+        unit="Å",
+        gt=0,
+    )
+    best: str | None = setting(
+        None, f"Of the same particles the one with the highest value of this column stays, {_COLUMN}; else the first."
+    )
+
+
+class RecentreSettings(Settings):
+    """Where the new centre lies, and whether coordinates move."""
+
+    x: float = setting(0.0, "New centre in the map, from its centre.", unit="Å")
+    y: float = setting(0.0, "New centre in the map, from its centre.", unit="Å")
+    z: float = setting(0.0, "New centre in the map, from its centre.", unit="Å")
+    move_coordinates: bool = setting(
+        False, "Move the coordinates by whole pixels of the micrograph and keep the rest as shift; extract anew then."
+    )
+    adjust_defocus: bool = setting(False, "Also correct each defocus for the height of the new centre.")
+
+
+MERGE = StageDeclaration(
+    name="particles merge",
+    help="Merge particle sets; optics groups are joined by name, rows keep their order and their halves.",
+    settings=MergeSettings,
+    function="cryoloom.particle_tools.stage:merge_particles",
+    inputs=(Input("files", "files", "The sets, STAR or .cs."),),
+    writes={"particles": "all rows"},
+    uses_gpu=False,
+)
+SPLIT = StageDeclaration(
+    name="particles split",
+    help="Split a particle set by a column or into equal parts; rows keep their halves.",
+    settings=SplitSettings,
+    function="cryoloom.particle_tools.stage:split_particles",
+    inputs=(_SET,),
+    writes={"part001": "first part; part002 and so on are the others"},
+    uses_gpu=False,
+)
+SUBSET = StageDeclaration(
+    name="particles subset",
+    help="Select rows of a particle set by any column, by number or by chance.",
+    settings=SubsetSettings,
+    function="cryoloom.particle_tools.stage:select_particles",
+    inputs=(_SET,),
+    writes={"particles": "the selected rows, in their order"},
+    uses_gpu=False,
+)
+UNIQUE = StageDeclaration(
+    name="particles unique",
+    help="Remove rows that are the same particle: equal images, or centres nearer than a distance.",
+    settings=UniqueSettings,
+    function="cryoloom.particle_tools.stage:remove_duplicates",
+    inputs=(_SET,),
+    writes={"particles": "one row of each particle", "removed": "the rows that were left out"},
+    uses_gpu=False,
+)
+RECENTRE = StageDeclaration(
+    name="particles recentre",
+    help="Centre particles on another point of the map, and move shifts into coordinates.",
+    settings=RecentreSettings,
+    function="cryoloom.particle_tools.stage:recentre_particles",
+    inputs=(_SET,),
+    writes={"particles": "the rows with their new centres"},
+    uses_gpu=False,
+)
