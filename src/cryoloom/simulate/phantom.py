@@ -1,18 +1,30 @@
-"""Protein-like structures that need no file: domains of packed helices and strands with side chains.
+"""Protein-like structures that need no file: compact molecules of packed domains, with or without symmetry.
 
-Real proteins differ from blobs in what alignment sees: helices and sheets give features at 10 and 5 Å, atoms a Wilson
-fall-off down to Nyquist. Each domain here is an ellipsoid filled with ideal helices (hexagonal, 9.5 Å apart, 1.5 Å
-rise per residue) or strands (4.8 by 10 Å, 3.3 Å rise), each residue with its backbone and a side chain of a random
-walk. Shapes of several domains are joined with or without symmetry.
+A shape is a plan of domains (see `domains.py`) packed against each other and, with symmetry, against their copies;
+their space is filled with helices, strands and loops (see `fold.py`). Density, radius of gyration and the structure
+factors from 50 to 6 Å are close to those of proteins of the same mass (`tests/simulate/test_phantom.py`); the order of
+a true fold is missing.
 """
 
 import math
+from functools import partial
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from cryoloom.geometry import symmetry_matrices
 from cryoloom.simulate.atoms import Atoms
+from cryoloom.simulate.domains import (
+    VOLUME_PER_DALTON,
+    Domain,
+    attach,
+    buried,
+    near_copies,
+    random_rotation,
+    share_space,
+    slide,
+    touches,
+)
+from cryoloom.simulate.fold import fill
 
 SHAPES = {
     "globule": "C1",
@@ -24,10 +36,8 @@ SHAPES = {
 }
 """Built-in shapes and the symmetry each has unless another is asked for."""
 
-_VOLUME_PER_RESIDUE = {"helix": 0.5 * math.sqrt(3) * 9.5**2 * 1.5, "strand": 4.8 * 10.0 * 3.3}
-# Backbone in cylinder coordinates of an ideal helix and strand: radius Å, angle rad, height Å, element.
-_HELIX = [(1.55, -0.49, -0.87, 7), (2.28, 0.0, 0.0, 6), (1.66, 0.46, 1.10, 6), (1.90, 0.60, 2.30, 8)]
-_STRAND = [(0.5, -0.5, -1.2, 7), (0.9, 0.0, 0.0, 6), (0.5, 0.5, 1.2, 6), (1.6, 0.7, 1.6, 8)]
+_N_TRIALS = 32  # ways to pack a protomer that are compared
+_N_NEIGHBOURS = 8  # nearest copies that packing looks at
 
 
 def phantom(shape: str = "globule", symmetry: str | None = None, *, mass_kda: float = 400.0, seed: int = 0) -> Atoms:
@@ -53,14 +63,13 @@ def phantom(shape: str = "globule", symmetry: str | None = None, *, mass_kda: fl
     if shape not in SHAPES:
         raise ValueError(f"shape: expected one of {', '.join(SHAPES)}, got {shape!r}")
     symmetry = SHAPES[shape] if symmetry is None else symmetry
-    operators = symmetry_matrices(symmetry).numpy()
+    operators = _identity_first(symmetry_matrices(symmetry).numpy())
     rng = np.random.default_rng([seed, sorted(SHAPES).index(shape), len(operators)])
-    protomer_kda = mass_kda / len(operators)
+    mass = 1e3 * mass_kda / len(operators)
     if len(operators) == 1:
-        return _chain_of_domains(_plan_alone(shape, rng), protomer_kda, rng, spread=shape == "fork").centred()
-    protomer = _chain_of_domains(_plan_protomer(shape), protomer_kda, rng).centred()
-    turned = protomer.moved(_random_rotation(rng))
-    return turned.moved(translation=_packing_offset(turned, operators, symmetry, shape)).copies(operators)
+        return _build(_pack(_plan_alone(shape, rng), mass, rng, spread=shape == "fork"), operators, mass, rng).centred()
+    protomer = _around_axes(_pack(_plan_protomer(shape), mass, rng), operators, symmetry, shape, rng)
+    return _build(protomer, operators, mass, rng).copies(operators).centred()
 
 
 def hinged_phantom(
@@ -68,8 +77,14 @@ def hinged_phantom(
 ) -> tuple[Atoms, Atoms]:
     """Two domains joined by a hinge at the origin; the second is opened about a skew axis by `opening` radians."""
     rng = np.random.default_rng([seed, 77])
-    body = _chain_of_domains([(1.0, 1.35, "helix"), (0.5, 1.0, "strand")], mass_kda * (1 - share), rng).centred()
-    arm = _chain_of_domains([(1.0, 1.2, "strand"), (0.7, 1.5, "helix")], mass_kda * share, rng).centred()
+    alone = np.eye(3)[None]
+    parts = []
+    for mass, plan in (
+        (1e3 * mass_kda * (1 - share), [(1.0, 1.35, "helix"), (0.5, 1.0, "strand")]),
+        (1e3 * mass_kda * share, [(1.0, 1.2, "strand"), (0.7, 1.5, "helix")]),
+    ):
+        parts.append(_build(_pack(plan, mass, rng), alone, mass, rng).centred())
+    body, arm = parts
     body = body.moved(translation=np.array([0.0, 0.0, -float(body.position[:, 2].max()) - 2.0]))
     arm = arm.moved(translation=np.array([0.0, 0.0, -float(arm.position[:, 2].min()) + 2.0]))
     return body, arm.moved(hinge_rotation(opening))
@@ -96,138 +111,90 @@ def _plan_protomer(shape: str) -> list[tuple[float, float, str]]:
     return [(1.0, 1.4, "helix"), (0.5, 1.2, "strand"), (0.3, 1.0, "helix")]
 
 
-def _chain_of_domains(
-    plan: list[tuple[float, float, str]], mass_kda: float, rng: np.random.Generator, *, spread: bool = False
-) -> Atoms:
-    """Domains that touch one another; `spread` hangs each on an end of the first instead of packing them."""
+def _pack(
+    plan: list[tuple[float, float, str]], mass: float, rng: np.random.Generator, *, spread: bool = False
+) -> list[Domain]:
+    """Domains packed against one another; `spread` hangs each on an end of the first instead."""
     total = sum(m for m, _, _ in plan)
-    placed: list[Atoms] = []
-    for i, (mass, elongation, fold) in enumerate(plan):
-        domain = _domain(1e3 * mass_kda * mass / total, elongation, fold, rng, chain=chr(65 + i % 26))
-        domain = domain.moved(_random_rotation(rng))
-        if placed:
-            domain = _attach(domain, placed[0] if spread else None, Atoms.joined(placed), rng)
-        placed.append(domain)
-    return Atoms.joined(placed)
+    placed: list[Domain] = []
+    for i, (part, elongation, fold) in enumerate(plan):
+        domain = Domain.of_mass(mass * part / total, elongation, fold, chr(65 + i % 26))
+        placed.append(attach(domain, placed, rng, far=spread) if placed else domain.moved(random_rotation(rng)))
+    return placed
 
 
-def _attach(domain: Atoms, anchor: Atoms | None, everything: Atoms, rng: np.random.Generator) -> Atoms:
-    """Slide a domain in a straight line until it touches what is there; of several lines, the best.
-
-    Without an anchor the best line ends nearest to the middle, with one it ends farthest from the middle of the anchor.
-    """
-    tree = cKDTree(everything.position[::2])
-    thin = domain.position[:: max(1, len(domain) // 300)]
-    target = everything.centre_of_mass if anchor is None else anchor.centre_of_mass
-    best, best_distance = np.zeros(3), math.inf
-    for _ in range(12):
-        direction = _unit(rng.standard_normal(3))
-        low, high = 0.0, 400.0  # distance from the target: inside at low, free at high
-        while high - low > 0.3:
-            middle = 0.5 * (low + high)
-            free = tree.query(thin + target + middle * direction)[0].min() >= 3.2
-            low, high = (low, middle) if free else (middle, high)
-        distance = high if anchor is None else -high
-        if distance < best_distance:
-            best, best_distance = target + high * direction, distance
-    return domain.moved(translation=best)
+def _build(domains: list[Domain], operators: np.ndarray, mass: float, rng: np.random.Generator) -> Atoms:
+    space = share_space(domains, operators, mass * VOLUME_PER_DALTON)
+    position, element, bfactor, chain = fill(space, domains, operators, mass, rng)
+    return Atoms(position, element, bfactor, np.ones(len(position)), chain)
 
 
-def _domain(mass: float, elongation: float, fold: str, rng: np.random.Generator, *, chain: str) -> Atoms:
-    """One ellipsoid of helices or strands, about `mass` Da, centred."""
-    n_residues = mass / 82.0  # hydrogens not counted, packing losses allowed for
-    radius = (3 / (4 * math.pi) * n_residues * _VOLUME_PER_RESIDUE[fold]) ** (1 / 3)
-    axes = radius * np.array([elongation ** (-1 / 3) * 1.12, elongation ** (-1 / 3) / 1.12, elongation ** (2 / 3)])
-    spacing = (9.5, 9.5 * math.sqrt(3) / 2) if fold == "helix" else (4.8, 10.0)
-    parts = []
-    reach = int(radius * 1.5 / min(spacing)) + 2
-    lean = rng.uniform(-0.004, 0.004)  # twist of the bundle per Å of height
-    for row in range(-reach, reach + 1):
-        for column in range(-reach, reach + 1):
-            stagger = 0.5 * (row % 2) if fold == "helix" else 0.0
-            x = (column + stagger) * spacing[0] + rng.normal(0, 0.8)
-            y = row * spacing[1] + rng.normal(0, 0.8)
-            inside = 1 - (x / axes[0]) ** 2 - (y / axes[1]) ** 2
-            if inside <= 0:
-                continue
-            length = axes[2] * math.sqrt(inside)
-            z = rng.uniform(-2, 2) - length
-            while z < length - 4:
-                stop = min(z + rng.uniform(18, 45) * (1.0 if fold == "helix" else 0.7), length)
-                parts.append(_element(x, y, z, stop, fold, rng, lean))
-                z = stop + rng.uniform(4, 7)
-    position = np.concatenate([p for p, _, _ in parts])
-    element = np.concatenate([e for _, e, _ in parts])
-    side = np.concatenate([s for _, _, s in parts])
-    keep = ((position / (axes + 4.0)) ** 2).sum(1) < 1
-    position, element, side = position[keep], element[keep], side[keep]
-    # B-factors rise towards the surface and along side chains, as in well resolved structures
-    depth = np.sqrt(((position / axes) ** 2).sum(1))
-    bfactor = 10 + 18 * np.clip(depth, 0, 1.3) ** 3 + 3.0 * side + rng.gamma(2.0, 3.0, len(position))
-    n = len(position)
-    return Atoms(position - position.mean(0), element, bfactor, np.ones(n), np.full(n, chain))
+def _around_axes(
+    protomer: list[Domain], operators: np.ndarray, symmetry: str, shape: str, rng: np.random.Generator
+) -> list[Domain]:
+    """A protomer where it packs against its copies: of many turns, the one that suits the shape best."""
+    middle = np.mean([d.centre for d in protomer], axis=0)
+    protomer = [d.moved(translation=-middle) for d in protomer]
+    best, best_rank = protomer, -math.inf
+    for _ in range(_N_TRIALS):
+        turn = random_rotation(rng)
+        direction = _direction(operators, symmetry, shape, rng)
+        turned = [d.moved(turn) for d in protomer]
+        distance = slide(partial(_meets_copies, turned, operators, direction), 300.0)
+        here = [d.moved(translation=distance * direction) for d in turned]
+        rank = buried(here, near_copies(here, operators, _N_NEIGHBOURS)) * _likeness(here, operators, shape)
+        rank *= _connected(here, operators)
+        if rank > best_rank:
+            best, best_rank = here, rank
+    return best
 
 
-def _element(
-    x: float, y: float, z0: float, z1: float, fold: str, rng: np.random.Generator, lean: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One helix or strand along z: positions, atomic numbers and distance along the side chain."""
-    rise, turn = (1.5, math.radians(100)) if fold == "helix" else (3.3, math.pi)
-    backbone = _HELIX if fold == "helix" else _STRAND
-    n = max(2, int((z1 - z0) / rise))
-    up = rng.random() < 0.5
-    phase = rng.uniform(0, 2 * math.pi) if fold == "helix" else 0.5 * math.pi
-    tilt = rng.normal(0, 0.2, 2)
-    position, element, side = [], [], []
-    for i in range(n):
-        height, angle = i * rise, phase + i * turn
-        for r, a, h, z in backbone:
-            position.append((r * math.cos(angle + a), r * math.sin(angle + a), height + h))
-            element.append(z)
-            side.append(0.0)
-        outward = np.array([math.cos(angle), math.sin(angle), 0.3])
-        point = np.array([backbone[1][0] * math.cos(angle), backbone[1][0] * math.sin(angle), height])
-        for step in range(int(rng.choice(9, p=[0.08, 0.14, 0.12, 0.16, 0.18, 0.12, 0.1, 0.07, 0.03]))):
-            point = point + 1.5 * _unit(outward + rng.normal(0, 0.55, 3))
-            position.append(tuple(point))
-            element.append(int(rng.choice([6, 6, 6, 6, 7, 8, 16], p=[0.2, 0.2, 0.2, 0.19, 0.09, 0.11, 0.01])))
-            side.append(step + 1.0)
-    p = np.asarray(position)
-    p[:, 2] -= 0.5 * (n - 1) * rise
-    if not up:
-        p = p * np.array([1.0, -1.0, -1.0])
-    p[:, :2] += p[:, 2:3] * tilt
-    middle = 0.5 * (z0 + z1)
-    twist = lean * (p[:, 2] + middle)
-    px, py = p[:, 0] + x, p[:, 1] + y
-    out = np.stack(
-        [px * np.cos(twist) - py * np.sin(twist), px * np.sin(twist) + py * np.cos(twist), p[:, 2] + middle], 1
-    )
-    return out, np.asarray(element), np.asarray(side)
+def _meets_copies(protomer: list[Domain], operators: np.ndarray, direction: np.ndarray, distance: float) -> bool:
+    here = [d.moved(translation=distance * direction) for d in protomer]
+    return touches(here, near_copies(here, operators, _N_NEIGHBOURS))
 
 
-def _packing_offset(protomer: Atoms, operators: np.ndarray, symmetry: str, shape: str) -> np.ndarray:
-    """Where to put a protomer so that it just touches its copies."""
-    if shape == "rod":
-        direction = np.array([0.5, 0.5, 0.6])
-    elif shape == "ring":
-        direction = np.array([1.0, 0.12, 0.55])
-    elif shape == "tripod":
-        direction = np.array([1.0, 0.0, 0.35])
-    else:
-        direction = _most_separated(operators)
+def _connected(protomer: list[Domain], operators: np.ndarray) -> float:
+    """Share of all copies that hang together through contacts."""
+    contacts = [g for g in operators[1:] if buried(protomer, [d.moved(g) for d in protomer], 2.0) > 0.01]
+    reached, front = [operators[0]], [operators[0]]
+    while front:
+        found = [h @ g for h in front for g in contacts]
+        front = []
+        for new in found:
+            if min(float(np.abs(new - old).max()) for old in reached) > 1e-3:
+                reached.append(new)
+                front.append(new)
+    return len(reached) / len(operators)
+
+
+def _direction(operators: np.ndarray, symmetry: str, shape: str, rng: np.random.Generator) -> np.ndarray:
+    """From the centre to the protomer, `(3,)`."""
     if symmetry.upper().startswith("C"):
-        direction[2] = 0.0
-    direction = direction / np.linalg.norm(direction)
-    thin = protomer.position[:: max(1, len(protomer) // 800)]
-    low, high = 0.0, 300.0
-    while high - low > 0.3:
-        middle = 0.5 * (low + high)
-        here = thin + middle * direction
-        tree = cKDTree(here)
-        nearest = min(float(tree.query(here @ g.T)[0].min()) for g in operators[1:])
-        low, high = (low, middle) if nearest > 3.2 else (middle, high)
-    return high * direction
+        return np.array([1.0, 0.0, 0.0])
+    if symmetry.upper().startswith("D"):
+        height = rng.uniform(0.7, 1.4) if shape == "rod" else rng.uniform(0.25, 0.8)
+        angle = rng.uniform(0, 4 * math.pi / len(operators))
+        direction = np.array([math.cos(angle), math.sin(angle), height])
+    else:
+        direction = _most_separated(operators) + rng.normal(0, 0.08, 3)
+    return direction / np.linalg.norm(direction)
+
+
+def _likeness(domains: list[Domain], operators: np.ndarray, shape: str) -> float:
+    """How much a way to pack looks like its shape: long for a rod, wide for a tripod."""
+    if shape not in ("rod", "tripod"):
+        return 1.0
+    points = np.concatenate([d.surface() for d in domains])
+    points = np.concatenate([points @ g.T for g in operators])
+    moments = np.sort(np.linalg.eigvalsh(np.cov(points.T)))
+    if shape == "rod":
+        return min(2 * float(moments[2] / (moments[0] + moments[1])), 3.0)
+    return min(float((moments[1] + moments[2]) / (2 * moments[0])), 3.0)
+
+
+def _identity_first(operators: np.ndarray) -> np.ndarray:
+    return operators[np.argsort(-np.trace(operators, axis1=1, axis2=2), kind="stable")]
 
 
 def _most_separated(operators: np.ndarray) -> np.ndarray:
@@ -236,16 +203,6 @@ def _most_separated(operators: np.ndarray) -> np.ndarray:
     points /= np.linalg.norm(points, axis=1, keepdims=True)
     distances = np.stack([np.linalg.norm(points @ g.T - points, axis=1) for g in operators[1:]])
     return points[distances.min(0).argmax()]
-
-
-def _unit(v: np.ndarray) -> np.ndarray:
-    return v / np.linalg.norm(v)
-
-
-def _random_rotation(rng: np.random.Generator) -> np.ndarray:
-    q, r = np.linalg.qr(rng.standard_normal((3, 3)))
-    q = q * np.sign(np.diag(r))
-    return q if np.linalg.det(q) > 0 else q[:, [1, 0, 2]]
 
 
 def _turn(axis: np.ndarray, angle: float) -> np.ndarray:
