@@ -5,8 +5,9 @@ import pytest
 import torch
 from bed_images import BOX, PIXEL_SIZE, Memory, particles, view_images
 
-from cryoloom.class2d.classify import Plan, classify
+from cryoloom.class2d.classify import classify
 from cryoloom.class2d.rings_source import RingSource
+from cryoloom.class2d.state import Plan
 from cryoloom.class2d.sums import RingImages, class_samples
 from cryoloom.compute.executor import SerialExecutor, ThreadExecutor
 from cryoloom.em.images import ImageSource

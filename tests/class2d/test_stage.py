@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 from bed_images import PIXEL_SIZE, particles
 
+from cryoloom.class2d import stage
+from cryoloom.class2d.state import save_state
 from cryoloom.contract import InputError
 from cryoloom.io.mrc import read_mrc, write_mrc
 from cryoloom.io.records import read_particles
@@ -32,3 +34,36 @@ def test_a_handful_of_particles_is_refused(tmp_path):
     record = record.replace(image_path=np.full(10, str(tmp_path / "stack.mrcs")))
     with pytest.raises(InputError, match="at least 20"):
         run_stage("class2d", inputs={"particles": record}, out=tmp_path / "job")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_killed_job_goes_on_after_its_last_iteration_and_ends_bit_for_bit_alike(tmp_path, monkeypatch, threads):
+    images, record, *_ = particles(150, 2, snr=0.5)
+    write_mrc(tmp_path / "stack.mrcs", images, PIXEL_SIZE)
+    record = record.replace(image_path=np.full(len(record), str(tmp_path / "stack.mrcs")))
+    settings = {"classes": 3, "iterations": 4, "batch_size": 100}
+
+    def go(name):
+        return run_stage("class2d", inputs={"particles": record}, settings=settings, out=tmp_path / name,
+                         threads=threads)  # fmt: skip
+
+    whole = go("whole")
+    saved = []
+
+    def save_and_die(path, state):
+        save_state(path, state)
+        saved.append(state.iteration)
+        if len(saved) in (2, 4):  # once in the middle, once after the next start
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage, "save_state", save_and_die)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            go("killed")
+    killed = go("killed")
+    assert saved == [1, 2, 3, 4, 5]  # no iteration twice
+    for name in ("class_averages.mrcs", "particles.star", "selected.star", "classes.star"):
+        one, two = whole.folder / name, killed.folder / name
+        assert one.exists() == two.exists()
+        if one.exists():
+            assert one.read_bytes() == two.read_bytes(), name

@@ -3,7 +3,15 @@ import math
 import pytest
 import torch
 
-from cryoloom.em.ring_posterior import add_posteriors, collect, empty_posterior_sums
+from cryoloom.em.ring_posterior import (
+    PosteriorImages,
+    add_posteriors,
+    centred_coefficients,
+    collect,
+    empty_posterior_sums,
+    posterior_bank,
+    posterior_plan,
+)
 from cryoloom.em.rings import (
     angular_coefficients,
     image_batch,
@@ -36,36 +44,47 @@ def scene():
     return insertion, search, references, images, ctf
 
 
-def prepared(scene, noise=40.0):
+def prepared(scene, noise=40.0, dtype=torch.float32):
     insertion, search, references, images, ctf = scene
     weight = torch.full((insertion.n_rings,), 1 / noise)
-    n = search.n_rings
     shifts = shift_grid(1.0, 1.0)
-    bank = reference_bank(search, references[:, :n], shifts_px=shifts)
-    b1 = image_batch(search, images[:, :n], ctf[:, :n], weight[:n])
-    b2 = image_batch(insertion, images, ctf, weight)
-    return shifts, bank, b1, b2, weight
+    plan = posterior_plan(search, insertion, dtype)
+    bank = posterior_bank(plan, references[:, : search.n_rings], shifts)
+    coefficients = centred_coefficients(insertion, images, ctf, torch.zeros(4, 2))
+    batch = PosteriorImages(coefficients * weight, (ctf**2).mean(-1) * weight, torch.zeros(4, 2))
+    return plan, bank, batch, weight
+
+
+def test_centring_and_weighting_equal_the_plain_formula(scene):
+    insertion, _, _, images, ctf = scene
+    shift = torch.tensor([[0.3, -1.2], [2.0, 0.4], [0.0, 0.0], [-3.1, 1.7]])
+    expected = angular_coefficients(insertion, images * ctf * shift_phases(insertion, shift)).permute(0, 2, 3, 1)
+    found = centred_coefficients(insertion, images, ctf, shift)
+    torch.testing.assert_close(found, expected, atol=2e-5 * float(expected.abs().max()), rtol=0)
 
 
 def test_sums_equal_those_of_every_pose_inserted_with_its_probability(scene):
     insertion, search, references, images, ctf = scene
-    shifts, bank, b1, b2, weight = prepared(scene)
-    sums = empty_posterior_sums(insertion, 3, len(shifts))
-    found = add_posteriors(sums, b1, bank, search, b2, insertion)
-    numerator, ring_weight = collect(sums, insertion, shifts)
+    plan, bank, batch, weight = prepared(scene)
+    shifts = bank.shifts_px
+    sums = empty_posterior_sums(plan, 3, len(shifts))
+    found = add_posteriors(sums, batch, bank, plan)
+    numerator, ring_weight = collect(sums, plan, shifts)
     # the same, pose by pose, with shifts of the references written out
     expected = torch.zeros_like(numerator)
     weights = torch.zeros_like(ring_weight)
     n = search.n_rings
+    searched = image_batch(search, images[:, :n], ctf[:, :n], weight[:n])
     log_p = torch.empty(4, 3, len(shifts), search.n_angles)
     for t in range(len(shifts)):
         moved = references[:, :n] * shift_phases(search, -shifts[t : t + 1])
-        cross, norm = ring_scores(b1, reference_bank(search, moved), search, torch.zeros(1, 2))
+        cross, norm = ring_scores(searched, reference_bank(search, moved), search, torch.zeros(1, 2))
         log_p[:, :, t] = cross[:, 0] - 0.5 * norm[..., None]
     p = torch.softmax(log_p.reshape(4, -1), dim=1).reshape(log_p.shape)
-    torch.testing.assert_close(found.share, p.sum((2, 3)), atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.share, p.sum((2, 3)), atol=1e-3, rtol=0)
+    weighted = images * ctf * weight[:, None]
     for i in range(4):
-        coefficients = angular_coefficients(insertion, b2.weighted[i : i + 1])
+        coefficients = angular_coefficients(insertion, weighted[i : i + 1])
         for d in range(3):
             weights[d] += float(p[i, d].sum()) * (ctf[i] ** 2).mean(-1).double() * weight.double()
             for t in range(len(shifts)):
@@ -77,38 +96,52 @@ def test_sums_equal_those_of_every_pose_inserted_with_its_probability(scene):
     for first, last, ring in insertion.spans:
         a, b = numerator[:, ring:, first:last], expected[:, ring:, first:last]
         torch.testing.assert_close(a, b, atol=2e-3 * float(expected.abs().max()), rtol=0)
-    torch.testing.assert_close(ring_weight, weights, rtol=1e-4, atol=0)
+    torch.testing.assert_close(ring_weight, weights, rtol=2e-3, atol=0)
 
 
 def test_the_best_class_and_angle_are_reported(scene):
-    insertion, search, _, _, _ = scene
-    shifts, bank, b1, b2, _ = prepared(scene, noise=2.0)
-    sums = empty_posterior_sums(insertion, 3, len(shifts))
-    found = add_posteriors(sums, b1, bank, search, b2, insertion)
+    plan, bank, batch, _ = prepared(scene, noise=2.0)
+    sums = empty_posterior_sums(plan, 3, len(bank.shifts_px))
+    found = add_posteriors(sums, batch, bank, plan)
     assert found.share.argmax(1).tolist() == [0, 1, 2, 0]
     difference = (found.psi - torch.tensor([0.3, 1.0, 4.0, 5.5]) + math.pi) % (2 * math.pi) - math.pi
-    assert difference.abs().max() <= 1.01 * math.pi / search.n_angles
+    assert difference.abs().max() <= 1.01 * math.pi / plan.search.n_angles
     torch.testing.assert_close(found.shift_px, torch.zeros(4, 2))
     torch.testing.assert_close(sums.share, torch.tensor([2.0, 1.0, 1.0], dtype=torch.float64), atol=0.02, rtol=0)
+    assert (found.evidence.argmax(1) == found.share.argmax(1)).all()
+
+
+@pytest.mark.parametrize("noise", [2.0, 40.0])
+def test_short_numbers_in_the_first_step_change_next_to_nothing(scene, noise):
+    shares = []
+    for dtype in (torch.float32, torch.bfloat16):
+        plan, bank, batch, _ = prepared(scene, noise, dtype)
+        shares.append(add_posteriors(empty_posterior_sums(plan, 3, len(bank.shifts_px)), batch, bank, plan).share)
+    torch.testing.assert_close(shares[0], shares[1], atol=2e-3, rtol=0)
 
 
 def test_blocks_do_not_matter(scene):
-    insertion, search, _, _, _ = scene
-    shifts, bank, b1, b2, _ = prepared(scene)
-    whole, pieces = (empty_posterior_sums(insertion, 3, len(shifts)) for _ in range(2))
-    a = add_posteriors(whole, b1, bank, search, b2, insertion)
-    b = add_posteriors(pieces, b1, bank, search, b2, insertion, block_bytes=1)
+    plan, bank, batch, _ = prepared(scene)
+    whole, pieces = (empty_posterior_sums(plan, 3, len(bank.shifts_px)) for _ in range(2))
+    a = add_posteriors(whole, batch, bank, plan)
+    b = add_posteriors(pieces, batch, bank, plan, block_bytes=1)
     torch.testing.assert_close(a.share, b.share, atol=1e-5, rtol=0)
     torch.testing.assert_close(a.evidence, b.evidence, atol=1e-3, rtol=1e-4)
-    for x, y in zip(whole.moved, pieces.moved, strict=True):
-        torch.testing.assert_close(x, y, atol=1e-4 * float(x.abs().max()), rtol=0)
+    torch.testing.assert_close(whole.moved, pieces.moved, atol=1e-4 * float(whole.moved.abs().max()), rtol=0)
+
+
+def test_images_of_weight_zero_leave_no_trace(scene):
+    plan, bank, batch, _ = prepared(scene, noise=5.0)
+    sums = empty_posterior_sums(plan, 3, len(bank.shifts_px))
+    found = add_posteriors(sums, batch, bank, plan, weight=torch.tensor([1.0, 0.0, 0.5, 0.0]))
+    assert abs(float(sums.share.sum()) - 1.5) < 1e-5
+    torch.testing.assert_close(found.share.sum(1), torch.ones(4))
 
 
 def test_a_high_temperature_flattens_the_posterior(scene):
-    insertion, search, _, _, _ = scene
-    shifts, bank, b1, b2, _ = prepared(scene, noise=5.0)
+    plan, bank, batch, _ = prepared(scene, noise=5.0)
     sharp, flat = (
-        add_posteriors(empty_posterior_sums(insertion, 3, len(shifts)), b1, bank, search, b2, insertion, temperature=t)
+        add_posteriors(empty_posterior_sums(plan, 3, len(bank.shifts_px)), batch, bank, plan, temperature=t)
         for t in (1.0, 20.0)
     )
     assert (flat.share.amax(1) <= sharp.share.amax(1) + 1e-6).all()

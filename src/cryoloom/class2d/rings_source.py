@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cryoloom.em.images import ImageSource
+from cryoloom.em.ring_posterior import centred_coefficients
 from cryoloom.em.rings import RingPlan
 from cryoloom.fourier.polar import PointSampler
 
@@ -72,6 +73,7 @@ class RingSource:
         self._sampler = PointSampler(images.box, plan.points)
         self._x, self._y = plan.points.to(torch.float32).unbind(-1)
         self._kept: dict[int, RingChunk] = {}
+        self._centred: tuple[Tensor, Tensor] | None = None
         self._room = int(cache_bytes)
         self.chunk_size = int(np.clip((1 << 19) // len(plan.points), 16, 256))
 
@@ -101,7 +103,7 @@ class RingSource:
 
     @property
     def _bytes_per_image(self) -> int:
-        return 12 * len(self.plan.points)
+        return 12 * len(self.plan.points) + 8 * len(self.plan.q) * self.plan.n_rings
 
     def chunk(self, rows: np.ndarray) -> RingChunk:
         """Samples of rows; a whole block is prepared and kept if all blocks fit."""
@@ -115,6 +117,29 @@ class RingSource:
         if len(rows) == len(kept):
             return kept
         return kept.select(rows - kept.rows[0])
+
+    def coefficients(self, chunk: RingChunk, centre_px: Tensor) -> Tensor:
+        """Coefficients over the angle of `C X`, centred, `(b, n_q, 2, rings)`; kept if all images fit.
+
+        Parameters
+        ----------
+        centre_px
+            Shift of each image, pixels yx, `(b, 2)` float32. What is kept is made anew where it differs.
+        """
+        if not self.keeps_all:
+            return centred_coefficients(self.plan, chunk.samples, chunk.ctf, centre_px)
+        if self._centred is None:
+            shape = (len(self), len(self.plan.q), 2, self.plan.n_rings)
+            self._centred = torch.empty(shape), torch.full((len(self), 2), torch.nan)
+        kept, centre = self._centred
+        rows = torch.from_numpy(chunk.rows)
+        stale = (centre[rows] != centre_px).any(1).nonzero()[:, 0]
+        if len(stale):
+            kept[rows[stale]] = centred_coefficients(
+                self.plan, chunk.samples[stale], chunk.ctf[stale], centre_px[stale]
+            )
+            centre[rows[stale]] = centre_px[stale]
+        return kept[rows]
 
     def _prepare(self, rows: np.ndarray) -> RingChunk:
         samples = self._sampler(torch.from_numpy(self.images.images(rows)))

@@ -3,11 +3,12 @@
 import numpy as np
 import torch
 
-from cryoloom.class2d.classify import Plan, State, classify
+from cryoloom.class2d.classify import classify
 from cryoloom.class2d.extent import estimate_diameter, particle_extent
 from cryoloom.class2d.quality import ClassQuality, judge_classes, particle_junk
 from cryoloom.class2d.rings_source import RingSource
 from cryoloom.class2d.settings import CLASS2D, Class2DSettings
+from cryoloom.class2d.state import Plan, State, load_state, save_state
 from cryoloom.class2d.sums import RingImages, class_samples, ring_correlation, smooth_correlation
 from cryoloom.contract import Figure, InputError, Run, stage
 from cryoloom.data import ParticleSet
@@ -38,7 +39,12 @@ def classify_particles(particles: ParticleSet, settings: Class2DSettings, run: R
     last_ring = max(min(box // 2 - 1, int(field / settings.resolution_limit)), plan.first_radius)
     rings = plan_rings(box, last_ring, plan.diameter_px)
     source = RingSource(images, rings, use_ctf=settings.ctf, cache_bytes=min(1 << 30, run.memory_budget // 4))
+    path = run.checkpoint("classes.npz")
+    state = load_state(path) if path.exists() else None
+    if state is not None:
+        run.log(f"goes on after iteration {state.iteration}")
     with run.progress(plan.n_iterations + 1, "2D classes") as progress:
+        progress.advance(0 if state is None else state.iteration)
 
         def after(state: State) -> None:
             line = state.history[-1]
@@ -46,9 +52,14 @@ def classify_particles(particles: ParticleSet, settings: Class2DSettings, run: R
                 f"iteration {state.iteration}: {field / line['radius']:.1f} Å, mean correlation of the halves "
                 f"{line['mean_frc']:.2f}, mean gain {state.gain[state.class_index >= 0].mean():.1f}"
             )
+            save_state(path, state)
             progress.advance(1)
 
-        state = classify(source, plan, run.executor, run.generator("class2d"), on_iteration=after)
+        def work(start: State | None) -> State:
+            return classify(source, plan, run.executor, run.generator("class2d"), state=start, on_iteration=after)
+
+        # as one chunk, so that libraries do not spread the small products between the parallel parts over threads
+        state = next(iter(run.executor.map(work, [state])))
     correlation = smooth_correlation(rings, ring_correlation(rings, state.sums), state.sums.total)
     filter_ = 2 * correlation / (1 + correlation)
     pictures = RingImages(rings, box)

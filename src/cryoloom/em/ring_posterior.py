@@ -1,32 +1,149 @@
 """Whole posteriors on rings: every class, angle and shift enters the averages with its probability.
 
 The sums of a marginalised mixture (Sigworth 1998, doi:10.1006/jsbi.1998.4014; Scheres 2005,
-doi:10.1016/j.jmb.2005.02.031) are the adjoint of the search of `em/rings.py`, at the same cost: with `p(d, ψ, t)` the
-posterior of an image and `P(q)` its transform over ψ,
+doi:10.1016/j.jmb.2005.02.031) are the adjoint of the search of `em/rings.py`: with `p(d, ψ, t)` the posterior of an
+image and `P(q)` its transform over ψ,
 
     num_{d,t}(r, q) = Σ_images P_{d,t}(q) Ŷ(r, q),    den_d(r) = Σ_images p(d) <C²> / σ²
 
-one product per `q`, after a product from angles to `q`. Shifts are those of the reference in its own frame, so the
-sums over images come first and each reference is moved back once per iteration, not once per image.
+Two steps find them. Matrix products over all references, shifts and angles, in bfloat16 where that is fast, find the
+highest score of every pair of a reference and a shift. Only pairs that can hold more than `exp(-MARGIN)` of the best
+one, rounding allowed for, go on: their scores over the angle are computed again in single precision, and they
+alone are summed. Mostly that is a handful of hundreds.
+
+Shifts are those of the reference in its own frame, so the sums over images come first and each reference is moved back
+once per iteration, not once per image.
 """
 
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from cryoloom.em.rings import (
-    ImageBatch,
-    ReferenceBank,
-    RingPlan,
-    _image_operand,
-    _scores,
-    _synthesis,
-    angular_coefficients,
-    ring_samples,
-    shift_phases,
-)
+from cryoloom.em.ring_kernels import centre_samples_kernel, insert_pairs_kernel, pair_curves_kernel
+from cryoloom.em.rings import RingPlan, _synthesis, angular_coefficients, ring_samples, shift_phases
+
+MARGIN = 9.0
+
+
+@dataclass(frozen=True)
+class PosteriorPlan:
+    """Rings that decide and rings that are summed, with the matrices between angular frequencies and angles.
+
+    Attributes
+    ----------
+    search, insertion
+        Plans of equal samples and angles, the second with at least the rings of the first.
+    place
+        Where the angular frequencies of `search` lie among those of `insertion`, `(n_q,)` int64.
+    ring_weight
+        Fourier pixels of each ring, `(rings of insertion,)` float32.
+    to_angles, coarse
+        From (q, real and imaginary) to half a turn, for even and for odd `q`: `(2 n_q, angles / 2)`; in float32, and
+        for the first step in its number format.
+    to_q
+        The way back for `insertion`, `(angles / 2, 2 n_q)`.
+    search_ring, insertion_ring
+        First ring at which each `q` counts, int64.
+    """
+
+    search: RingPlan
+    insertion: RingPlan
+    place: Tensor
+    ring_weight: Tensor
+    to_angles: tuple[Tensor, Tensor]
+    coarse: tuple[Tensor, Tensor]
+    to_q: tuple[Tensor, Tensor]
+    search_ring: np.ndarray
+    insertion_ring: np.ndarray
+
+
+def posterior_plan(search: RingPlan, insertion: RingPlan, dtype: torch.dtype = torch.float32) -> PosteriorPlan:
+    """Prepare an iteration; `dtype` is that of the operands of the first step."""
+    if search.n_samples != insertion.n_samples or search.n_angles != insertion.n_angles:
+        raise ValueError("search, insertion: expected the same samples and angles")
+    order = {int(q): i for i, q in enumerate(insertion.q)}
+    even, odd = _synthesis(search, search.n_angles, torch.float32)
+    back = _synthesis(insertion, insertion.n_angles, torch.float32)
+    twice = torch.where(insertion.q == 0, 1.0, 2.0).repeat_interleave(2)  # the synthesis counts q > 0 twice
+    n_even = 2 * insertion.n_even
+    return PosteriorPlan(
+        search=search,
+        insertion=insertion,
+        place=torch.tensor([order[int(q)] for q in search.q]),
+        ring_weight=insertion.ring_weight * insertion.n_samples,
+        to_angles=(even.T.contiguous(), odd.T.contiguous()),
+        coarse=(even.to(dtype), odd.to(dtype)),
+        to_q=(back[0] / twice[:n_even], back[1] / twice[n_even:]),
+        search_ring=_first_rings(search),
+        insertion_ring=_first_rings(insertion),
+    )
+
+
+@dataclass(frozen=True)
+class PosteriorBank:
+    """References with their shifts, ready for both steps.
+
+    Attributes
+    ----------
+    exact
+        Coefficients times the weight of the rings, `(n * t, n_q, 2, rings)` float32; all shifts of the first
+        reference, then of the second, ...
+    coarse
+        Per span of the search plan `(n_q, 2 * rings, n * t)`, in the number format of the first step.
+    power
+        Mean `|V|²` on each ring, `(n, rings)` float32.
+    shifts_px
+        Shifts of the references in their own frame, pixels yx, `(t, 2)`.
+    """
+
+    exact: Tensor
+    coarse: tuple[Tensor, ...]
+    power: Tensor
+    shifts_px: Tensor
+
+    def __len__(self) -> int:
+        return len(self.power)
+
+
+def posterior_bank(plan: PosteriorPlan, samples: Tensor, shifts_px: Tensor) -> PosteriorBank:
+    """Prepare references from their samples at the points of the search plan, complex `(n, rings, half)`."""
+    search = plan.search
+    samples = samples.reshape(len(samples), search.n_rings, -1)
+    power = (samples.real**2 + samples.imag**2).mean(-1)
+    moved = (samples[:, None] * shift_phases(search, -shifts_px)).flatten(0, 1)
+    coefficients = angular_coefficients(search, moved) * plan.ring_weight[: search.n_rings, None, None]
+    exact = coefficients.permute(0, 2, 3, 1).contiguous()  # (n t, q, 2, r)
+    dtype = plan.coarse[0].dtype
+    coarse = tuple(
+        exact[:, first:last, :, ring:].permute(1, 2, 3, 0).reshape(last - first, -1, len(exact)).to(dtype)
+        for first, last, ring in search.spans
+    )
+    return PosteriorBank(exact, coarse, power, shifts_px)
+
+
+@dataclass(frozen=True)
+class PosteriorImages:
+    """Images on the rings that are summed.
+
+    Attributes
+    ----------
+    weighted
+        Coefficients of `C X / σ²`, centred, `(b, n_q, 2, rings)` float32.
+    precision
+        `<C²> / σ²` on each ring, `(b, rings)` float32.
+    centre_px
+        Shift about which the search goes, pixels yx, `(b, 2)` float32.
+    """
+
+    weighted: Tensor
+    precision: Tensor
+    centre_px: Tensor
+
+    def __len__(self) -> int:
+        return len(self.weighted)
 
 
 @dataclass
@@ -36,16 +153,22 @@ class PosteriorSums:
     Attributes
     ----------
     moved
-        Per span of the insertion plan, `(n_q, n * t, 2 * rings)`; ring weights included.
+        `(n * t, n_q, 2, rings)` float32.
     weight
-        `(n, rings)` float64.
+        `Σ p <C²> / σ²`, `(n, rings)` float64.
     share
         Sum of posterior probabilities, `(n,)` float64.
     """
 
-    moved: list[Tensor]
+    moved: Tensor
     weight: Tensor
     share: Tensor
+
+    def add(self, other: "PosteriorSums") -> None:
+        """Add other sums in place."""
+        self.moved += other.moved
+        self.weight += other.weight
+        self.share += other.share
 
 
 @dataclass(frozen=True)
@@ -55,7 +178,8 @@ class ImagePosteriors:
     Attributes
     ----------
     evidence
-        Log of the mean over angles and shifts of the likelihood, against no particle, `(b, n)` float32.
+        Log of the mean over angles and shifts of the likelihood, against no particle, `(b, n)` float32; a reference
+        none of whose pairs reached the second step has its highest score less `log(angles * shifts)`, a lower bound.
     share
         Posterior of each reference, `(b, n)` float32.
     psi, shift_px
@@ -68,105 +192,139 @@ class ImagePosteriors:
     shift_px: Tensor
 
 
-def empty_posterior_sums(insertion: RingPlan, n_references: int, n_shifts: int) -> PosteriorSums:
+def centred_coefficients(plan: RingPlan, samples: Tensor, ctf: Tensor, centre_px: Tensor) -> Tensor:
+    """Coefficients over the angle of `C X exp(+2πi k·t)`, `(b, n_q, 2, rings)` float32.
+
+    Parameters
+    ----------
+    samples, ctf
+        At the points of the plan, complex and float32, `(b, rings, half)`.
+    centre_px
+        Shift of each image, pixels yx, `(b, 2)`.
+    """
+    half = plan.n_samples // 2
+    angle = torch.arange(half, dtype=torch.float64) * (2 * math.pi / plan.n_samples)
+    moved = np.empty((2, *ctf.shape), np.float32)
+    centre_samples_kernel(
+        torch.view_as_real(samples).numpy(), ctf.numpy(), centre_px.double().numpy(), plan.radii.numpy(),
+        torch.stack([angle.cos(), angle.sin()]).numpy(), plan.box, moved,
+    )  # fmt: skip
+    turn = plan.q.double()[:, None] * angle
+    matrix = torch.stack([turn.cos(), -turn.sin()], dim=1).flatten(0, 1).float() * (2.0 / plan.n_samples)
+    real, imaginary = torch.from_numpy(moved).transpose(-1, -2)  # (b, half, rings) each
+    n_even = 2 * plan.n_even
+    out = torch.cat([matrix[:n_even] @ real, matrix[n_even:] @ imaginary], dim=1)
+    return out.unflatten(1, (len(plan.q), 2))
+
+
+def empty_posterior_sums(plan: PosteriorPlan, n_references: int, n_shifts: int) -> PosteriorSums:
     """Sums with nothing in them."""
-    device, n = insertion.points.device, n_references * n_shifts
-    moved = [
-        torch.zeros(last - first, n, 2 * (insertion.n_rings - ring), device=device)
-        for first, last, ring in insertion.spans
-    ]
+    insertion = plan.insertion
     return PosteriorSums(
-        moved,
-        torch.zeros(n_references, insertion.n_rings, dtype=torch.float64, device=device),
-        torch.zeros(n_references, dtype=torch.float64, device=device),
+        torch.zeros(n_references * n_shifts, len(insertion.q), 2, insertion.n_rings),
+        torch.zeros(n_references, insertion.n_rings, dtype=torch.float64),
+        torch.zeros(n_references, dtype=torch.float64),
     )
 
 
 def add_posteriors(
     sums: PosteriorSums,
-    search: ImageBatch,
-    bank: ReferenceBank,
-    plan: RingPlan,
-    insert: ImageBatch,
-    insertion: RingPlan,
+    images: PosteriorImages,
+    bank: PosteriorBank,
+    plan: PosteriorPlan,
     *,
     log_prior: Tensor | None = None,
     shift_log_prior: Tensor | None = None,
+    weight: Tensor | None = None,
     temperature: float = 1.0,
-    block_bytes: int = 1 << 24,
+    block_bytes: int = 1 << 22,
 ) -> ImagePosteriors:
     """Add the images of a batch to the sums, each with its whole posterior, and return its class shares.
 
     Parameters
     ----------
-    search, plan
-        The images on the rings that decide.
-    bank
-        References with their shifts.
-    insert, insertion
-        The same images on the rings that are summed; `insertion.n_angles` equals `plan.n_angles`.
     log_prior
         Of the references, `(n,)`.
     shift_log_prior
         Of the shifts, `(b, t)`.
+    weight
+        How much each image counts in the sums, `(b,)`; 1 if left out.
     temperature
         Above 1 flattens the posterior.
     """
-    n, n_shifts = len(bank), len(bank.shifts_px)
-    per_image = 8 * n * n_shifts * (plan.n_angles + len(plan.q) + len(insertion.q))
-    block = max(1, block_bytes // per_image)
-    still = torch.ones(1, plan.n_rings, plan.n_samples // 2, dtype=torch.complex64, device=search.weighted.device)
-    still_insert = torch.ones(1, insertion.n_rings, 1, dtype=torch.complex64, device=still.device)
-    even_back, odd_back = _synthesis(insertion, plan.n_angles, torch.float32)
-    # the synthesis counts q > 0 twice; the way back does not
-    even_back, odd_back = _once(insertion, even_back, odd_back)
+    n, n_shifts, n_angles = len(bank), len(bank.shifts_px), plan.search.n_angles
+    n_rings = plan.search.n_rings
+    norm = (images.precision[:, :n_rings] * plan.ring_weight[:n_rings]) @ bank.power.T  # (b, n)
+    bias = (-0.5 * norm)[..., None].expand(-1, n, n_shifts)
+    if shift_log_prior is not None:
+        bias = bias + shift_log_prior[:, None]
+    if log_prior is not None:
+        bias = bias + log_prior[:, None]
+    block = max(1, block_bytes // (4 * n * n_shifts * (n_angles + len(plan.search.q))))
     parts = []
-    for start in range(0, len(search), block):
+    for start in range(0, len(images), block):
         rows = slice(start, start + block)
-        operand = _image_operand(plan, search.weighted[rows], still, bank.coefficients[0].dtype)
-        b = len(search.weighted[rows])
-        even, odd = _scores(plan, operand, list(bank.coefficients))
-        even, odd = even.float(), odd.float()
-        plus, minus = even + odd, even.sub_(odd)  # (angles / 2, b n t)
-        norm = search.norm_weight[rows] @ bank.power.T  # (b, n)
-        bias = -0.5 * norm[..., None].expand(b, n, n_shifts)
-        if shift_log_prior is not None:
-            bias = bias + shift_log_prior[rows, None]
-        if log_prior is not None:
-            bias = bias + log_prior[:, None]
-        bias = bias.reshape(1, -1)
-        highest, at = (torch.maximum(plus.amax(0), minus.amax(0)) + bias).reshape(b, -1).max(1)  # (b,)
-        column = at + torch.arange(b, device=at.device) * (n * n_shifts)
-        angle = torch.cat([plus[:, column], minus[:, column]]).argmax(0)
-        psi = angle * (2 * torch.pi / plan.n_angles)
-        shift = bank.shifts_px[at % n_shifts]
-        c, s = psi.cos(), psi.sin()
-        moved_px = torch.stack([c * shift[:, 0] - s * shift[:, 1], s * shift[:, 0] + c * shift[:, 1]], dim=-1)
-        offset = bias - highest.repeat_interleave(n * n_shifts)
-        plus.add_(offset).div_(temperature).exp_()
-        minus.add_(offset).div_(temperature).exp_()
-        mass = (plus.sum(0) + minus.sum(0)).reshape(b, n, n_shifts)
-        total = mass.sum((1, 2))  # (b,)
-        per_class = mass.sum(2)
-        p = per_class / total[:, None]
-        log_mean = math.log(plan.n_angles * n_shifts)
-        gained = per_class.clamp_min(1e-30).log() * temperature + highest[:, None] - log_mean
-        parts.append((gained, p, psi, search.centre_px[rows] + moved_px))
-        inverse = (1.0 / total).repeat_interleave(n * n_shifts)
-        even_weight = (plus + minus).mul_(inverse)
-        odd_weight = plus.sub_(minus).mul_(inverse)
-        moved = _image_operand(insertion, insert.weighted[rows], still_insert, torch.float32)
-        spectrum = torch.cat([even_back.T @ even_weight, odd_back.T @ odd_weight]).reshape(
-            len(insertion.q), 2 * b, n * n_shifts
-        )
-        for into, (first, last, _), part in zip(sums.moved, insertion.spans, moved, strict=True):
-            into.baddbmm_(spectrum[first:last].transpose(1, 2), part)
-        sums.weight += (p.T @ insert.norm_weight[rows]).double()
-        sums.share += p.sum(0).double()
+        some = PosteriorImages(images.weighted[rows], images.precision[rows], images.centre_px[rows])
+        count = torch.ones(len(some)) if weight is None else weight[rows]
+        parts.append(_add_block(sums, some, bank, plan, bias[rows], count, temperature))
     return ImagePosteriors(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def collect(sums: PosteriorSums, insertion: RingPlan, shifts_px: Tensor) -> tuple[Tensor, Tensor]:
+def _add_block(
+    sums: PosteriorSums,
+    images: PosteriorImages,
+    bank: PosteriorBank,
+    plan: PosteriorPlan,
+    bias: Tensor,
+    weight: Tensor,
+    temperature: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    b, n, n_shifts = bias.shape
+    rough = _highest_scores(images, bank, plan) + bias.reshape(b, -1)  # (b, n t)
+    top = rough.amax(1, keepdim=True)
+    floor = top - MARGIN * temperature
+    if plan.coarse[0].dtype != torch.float32:  # two roundings to eight bits
+        floor = floor - 2.0**-7 * (top - bias.reshape(b, -1).amin(1, keepdim=True)).abs()
+    image, column = (rough >= floor).nonzero(as_tuple=True)
+    at = image.numpy(), column.numpy()
+    curve = torch.empty(len(image), len(plan.search.q), 2)
+    pair_curves_kernel(
+        bank.exact.numpy(), images.weighted.numpy(), plan.place.numpy(), plan.search_ring, *at, curve.numpy()
+    )
+    n_even = plan.search.n_even
+    even = curve[:, :n_even].reshape(len(image), -1) @ plan.to_angles[0]
+    odd = curve[:, n_even:].reshape(len(image), -1) @ plan.to_angles[1]
+    score = torch.stack([even + odd, even - odd], dim=1)  # (pairs, 2, angles / 2)
+    score += bias.reshape(b, -1)[image, column][:, None, None]
+    best, angle = score.flatten(1).max(1)
+    highest = torch.full((b,), -math.inf).scatter_reduce(0, image, best, "amax")
+    winner = _first_of(best >= highest[image], image, b)
+    psi = angle[winner] * (2 * math.pi / plan.search.n_angles)
+    shift = bank.shifts_px[column[winner] % n_shifts]
+    c, s = psi.cos(), psi.sin()
+    moved = torch.stack([c * shift[:, 0] - s * shift[:, 1], s * shift[:, 0] + c * shift[:, 1]], dim=-1)
+    p = score.sub_(highest[image][:, None, None]).div_(temperature).exp_()
+    mass = p.sum((1, 2))
+    per_class = torch.zeros(b * n).index_add_(0, image * n + column // n_shifts, mass).reshape(b, n)
+    total = per_class.sum(1)
+    share = per_class / total[:, None]
+    bound = rough.reshape(b, n, n_shifts).amax(2)
+    known = per_class > 0
+    gained = torch.where(known, per_class.clamp_min(1e-30).log() * temperature + highest[:, None], bound)
+    gained = gained - math.log(plan.search.n_angles * n_shifts)
+    p *= (weight / total)[image][:, None, None]
+    spectrum = torch.cat([(p[:, 0] + p[:, 1]) @ plan.to_q[0], (p[:, 0] - p[:, 1]) @ plan.to_q[1]], dim=1)
+    insert_pairs_kernel(
+        spectrum.reshape(len(image), -1, 2).numpy(), images.weighted.numpy(), plan.insertion_ring, *at,
+        sums.moved.numpy(),
+    )  # fmt: skip
+    counted = (share * weight[:, None]).double()
+    sums.weight += counted.T @ images.precision.double()
+    sums.share += counted.sum(0)
+    return gained, share, psi, images.centre_px + moved
+
+
+def collect(sums: PosteriorSums, plan: PosteriorPlan, shifts_px: Tensor) -> tuple[Tensor, Tensor]:
     """Bring all shifts of each reference together.
 
     Returns
@@ -175,25 +333,41 @@ def collect(sums: PosteriorSums, insertion: RingPlan, shifts_px: Tensor) -> tupl
         Coefficients `(n, rings, n_q, 2)` float32 and `(n, rings)` float64: `Σ C X / σ²` and `Σ <C²> / σ²` in the frame
         of the reference.
     """
-    n = len(sums.share)
-    n_shifts = len(shifts_px)
-    numerator = torch.zeros(n, insertion.n_rings, len(insertion.q), 2, device=shifts_px.device)
+    n, n_shifts = len(sums.share), len(shifts_px)
+    insertion = plan.insertion
+    moved = sums.moved.reshape(n, n_shifts, *sums.moved.shape[1:])
     phases = shift_phases(insertion, shifts_px)  # (t, rings, half)
-    inverse_weight = 1.0 / (insertion.ring_weight * insertion.n_samples)
-    for d in range(n):
-        part = torch.zeros(n_shifts, insertion.n_rings, len(insertion.q), 2, device=shifts_px.device)
-        columns = slice(d * n_shifts, (d + 1) * n_shifts)
-        for (first, last, ring), moved in zip(insertion.spans, sums.moved, strict=True):
-            r = insertion.n_rings - ring
-            part[:, ring:, first:last, 0] = moved[:, columns, :r].permute(1, 2, 0)
-            part[:, ring:, first:last, 1] = moved[:, columns, r:].permute(1, 2, 0)
-        upright = (ring_samples(insertion, part) * phases).sum(0, keepdim=True)
-        numerator[d] = angular_coefficients(insertion, upright)[0]
-    numerator *= inverse_weight[:, None, None]
-    weight = sums.weight / (insertion.ring_weight * insertion.n_samples).double()
-    return numerator, weight
+    numerator = torch.empty(n, insertion.n_rings, len(insertion.q), 2)
+    for start in range(0, n, 8):
+        part = moved[start : start + 8].permute(0, 1, 4, 2, 3).flatten(0, 1)  # (n t, rings, n_q, 2)
+        upright = (ring_samples(insertion, part).unflatten(0, (-1, n_shifts)) * phases).sum(1)
+        numerator[start : start + 8] = angular_coefficients(insertion, upright)
+    return numerator, sums.weight
 
 
-def _once(plan: RingPlan, even: Tensor, odd: Tensor) -> tuple[Tensor, Tensor]:
-    twice = torch.where(plan.q == 0, 1.0, 2.0).repeat_interleave(2)
-    return even / twice[: 2 * plan.n_even], odd / twice[2 * plan.n_even :]
+def _highest_scores(images: PosteriorImages, bank: PosteriorBank, plan: PosteriorPlan) -> Tensor:
+    """Highest cross term over the angles of every image and shifted reference, `(b, n t)` float32."""
+    search, dtype, b = plan.search, plan.coarse[0].dtype, len(images)
+    weighted = images.weighted[:, :, :, : search.n_rings].to(dtype)[:, plan.place].transpose(0, 1)  # (q, b, 2, r)
+    swapped = torch.stack([weighted[:, :, 1], -weighted[:, :, 0]], dim=2)
+    rows = torch.cat([weighted, swapped], dim=1)  # (q, 2 b, 2, r)
+    spectrum = torch.empty(len(search.q), 2 * b, bank.coarse[0].shape[-1], dtype=dtype)
+    for (first, last, ring), part in zip(search.spans, bank.coarse, strict=True):
+        torch.bmm(rows[first:last, :, :, ring:].flatten(2), part, out=spectrum[first:last])
+    half = search.n_angles // 2
+    even = plan.coarse[0] @ spectrum[: search.n_even].reshape(2 * search.n_even, -1)
+    odd = plan.coarse[1] @ spectrum[search.n_even :].reshape(2 * (len(search.q) - search.n_even), -1)
+    return even.add_(odd.abs_()).reshape(half, b, -1).amax(0).float()
+
+
+def _first_of(wanted: Tensor, image: Tensor, b: int) -> Tensor:
+    """Index of the first wanted pair of each image, `(b,)` int64; every image has one."""
+    at = wanted.nonzero()[:, 0]
+    return torch.full((b,), len(image)).scatter_reduce(0, image[at], at, "amin")
+
+
+def _first_rings(plan: RingPlan) -> np.ndarray:
+    out = np.zeros(len(plan.q), np.int64)
+    for first, last, ring in plan.spans:
+        out[first:last] = ring
+    return out
