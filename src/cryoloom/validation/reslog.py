@@ -2,11 +2,11 @@
 
 With true signal the resolution grows with the logarithm of the number of particles, and the slope is the B-factor of
 everything that blurs: at the resolution of each subset `ln W(k) = a + B k² / 2 - ln P(k)`, where `P` is the power of
-the unblurred structure and `W` the inverse of the noise of a voxel, which grows with N and falls with `k` and the noise
-of the images (Rosenthal and Henderson 2003, doi:10.1016/j.jmb.2003.07.013; Stagg et al. 2014, J. Struct. Biol. 185,
-who leave all but N out). `W` is taken from the weights of the reconstruction itself. Particles whose poses were
-exchanged among them carry the same noise and no common detail: their curve must stay below (Heymann 2015,
-J. Struct. Biol. 192, reconstructs pure noise).
+the unblurred structure and `W` the inverse of the noise of a voxel, which grows with N and falls with `k` and with the
+noise of the images (Rosenthal and Henderson 2003, doi:10.1016/j.jmb.2003.07.013; Stagg et al. 2014, J. Struct. Biol.
+185, who leave all but N out). `W` is measured in each subset from the difference of its halves, since thin coverage
+makes it grow faster than N. Particles whose poses were exchanged among them carry the same noise and no common detail:
+their curve must stay below (Heymann 2015, J. Struct. Biol. 192, reconstructs pure noise).
 """
 
 from dataclasses import dataclass, replace
@@ -18,17 +18,13 @@ from torch import Tensor
 from cryoloom.contract import Executor
 from cryoloom.em.halves import ball_mask
 from cryoloom.em.poses import Candidates
-from cryoloom.em.solve import SolvableSums, solve
-from cryoloom.fourier.slices import PADDING
 from cryoloom.maps.corrected import flatten_amplitudes
 from cryoloom.maps.freedom import fsc_noise_covariance
 from cryoloom.maps.fsc import fourier_shell_correlation
 from cryoloom.maps.interval import Crossing, locate_crossing
 from cryoloom.maps.protein import protein_log_amplitude
-from cryoloom.validation.posed import PosedParticles, insert
-
-FLOOR = 0.05
-"""Added to the weights when solving, as a fraction of the mean of each shell."""
+from cryoloom.maps.spectrum import signal_and_noise_power
+from cryoloom.validation.posed import PosedParticles, reconstruct
 
 
 @dataclass(frozen=True)
@@ -147,29 +143,12 @@ def _crossing(
     symmetry: str,
 ) -> tuple[Crossing, np.ndarray]:
     """Where the FSC of two halves crosses 0.143, and the logarithm of the weight of a voxel per shell."""
-    sums = [insert(posed, half, executor, symmetry=symmetry) for half in halves]
-    flat1, flat2 = flatten_amplitudes(*(solve(s, posed.source.box, floor=FLOOR) for s in sums))
+    maps = [reconstruct(posed, half, executor, symmetry=symmetry) for half in halves]
+    flat1, flat2 = flatten_amplitudes(*maps)
     fsc = fourier_shell_correlation(flat1 * outline, flat2 * outline).numpy()
-    return locate_crossing(fsc, covariance), np.mean([_log_weight(s) for s in sums], axis=0)
-
-
-def _log_weight(sums: SolvableSums) -> np.ndarray:
-    """Logarithm of signal over noise that one unit of signal power has in each shell, `(radius + 1,)`.
-
-    A voxel of weight `w` is solved with a floor `f` added: signal `w / (w + f)`, noise `w / (w + f)²`.
-    """
-    weight = sums.sums[..., 2].double()
-    n = weight.shape[0] // 2
-    k, kx = torch.arange(-n, n + 1.0), torch.arange(0.0, weight.shape[2])
-    index = ((k[:, None, None] ** 2 + k[:, None] ** 2 + kx**2).sqrt() / PADDING).round().long()
-    index = index.clamp_max(sums.radius + 1).reshape(-1)
-    floor = torch.zeros(sums.radius + 2, dtype=torch.float64)
-    floor[:-1] = FLOOR * torch.from_numpy(sums.mean_weight)
-    share = weight.reshape(-1) / (weight.reshape(-1) + floor[index]).clamp_min(1e-30)
-    noise = share / (weight.reshape(-1) + floor[index]).clamp_min(1e-30)
-    signal = torch.zeros(sums.radius + 2, dtype=torch.float64).index_add_(0, index, share**2)
-    spread = torch.zeros(sums.radius + 2, dtype=torch.float64).index_add_(0, index, noise)
-    return (signal / spread.clamp_min(1e-30)).clamp_min(1e-30).log()[:-1].numpy()
+    noise = signal_and_noise_power(maps[0] * outline, maps[1] * outline)[1].clamp_min(1e-30).log().numpy()
+    smooth = np.convolve(np.pad(noise, 2, mode="edge"), np.full(5, 0.2), mode="valid")
+    return locate_crossing(fsc, covariance), -smooth
 
 
 def _fit_slope(
