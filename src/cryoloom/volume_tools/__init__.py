@@ -1,0 +1,1 @@
+"""Stages `volume ...` and `mask ...`: everyday operations on maps and masks."""
