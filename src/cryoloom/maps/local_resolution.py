@@ -38,6 +38,14 @@ class LocalResolution:
     bands: np.ndarray
     window: float
 
+    def consensus(self) -> np.ndarray:
+        """Both methods in one map: the mean of their frequencies, as a resolution in Å, `(d, h, w)` float32."""
+        return (2.0 / (1.0 / self.fsc + 1.0 / self.significance)).astype(np.float32)
+
+    def disagreement(self) -> np.ndarray:
+        """Logarithm of the ratio of the methods, `(d, h, w)`; 0 where they agree."""
+        return np.abs(np.log(self.fsc / self.significance))
+
 
 def measure_local_resolution(
     half1: Tensor,

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryoloom.contract import Figure, InputError, Run, stage
+from cryoloom.contract import Figure, Run, stage
 from cryoloom.data import FscCurve, VolumeMap
+from cryoloom.data.half_maps import check_half_maps
 from cryoloom.geometry import symmetry_matrices
 from cryoloom.io.fsc_xml import write_fsc_xml
 from cryoloom.maps.checks import check_mask, curve_warnings, mask_warnings
@@ -36,7 +37,7 @@ def postprocess_map(
     half1: VolumeMap, half2: VolumeMap, mask: VolumeMap | None, settings: PostprocessSettings, run: Run
 ) -> dict[str, Any]:
     """Measure the resolution of two half maps, correct it for the mask, and sharpen their mean."""
-    _check_inputs(half1, half2, mask)
+    check_half_maps(half1, half2, mask)
     box, pixel_size = max(half1.data.shape), half1.pixel_size
     device = torch.device(run.device)
     a, b = (torch.from_numpy(np.array(half.data, dtype=np.float32)).to(device) for half in (half1, half2))
@@ -115,34 +116,6 @@ def postprocess_map(
         "mask": VolumeMap(body.cpu().numpy(), pixel_size, half1.origin),
         "fsc": curve,
     }
-
-
-def _check_inputs(half1: VolumeMap, half2: VolumeMap, mask: VolumeMap | None) -> None:
-    if half1.data.shape != half2.data.shape:
-        raise InputError(
-            f"half2: expected the size of half1, {half1.data.shape}, got {half2.data.shape}; give two maps "
-            "of one refinement"
-        )
-    if len(set(half1.data.shape)) != 1:
-        raise InputError(f"half1: expected a cube, got {half1.data.shape}; pad the maps to equal sides")
-    if abs(half1.pixel_size - half2.pixel_size) > 1e-3 * half1.pixel_size:
-        raise InputError(
-            f"half2: expected the pixel size of half1, {half1.pixel_size:.4f} Å, got {half2.pixel_size:.4f} Å; "
-            "mend the header"
-        )
-    for name, volume in (("half1", half1), ("half2", half2), ("mask", mask)):
-        if volume is not None and not np.isfinite(volume.data).all():
-            raise InputError(f"{name}: the map holds values that are not finite; write it again")
-    if np.array_equal(half1.data, half2.data):
-        raise InputError("half2: is the same map as half1; give the two independent half maps")
-    if float(np.ptp(half1.data)) == 0 or float(np.ptp(half2.data)) == 0:
-        raise InputError("half1, half2: a half map is empty (all voxels are equal); was its reconstruction finished?")
-    if mask is not None:
-        if mask.data.shape != half1.data.shape:
-            raise InputError(f"mask: expected the size of the half maps, {half1.data.shape}, got {mask.data.shape}")
-        low, high = float(mask.data.min()), float(mask.data.max())
-        if low < -1e-3 or high > 1.001 or high <= 0:
-            raise InputError(f"mask: expected values in [0, 1], got {low:.3g} to {high:.3g}; rescale the mask")
 
 
 def _find_mask(a: Tensor, b: Tensor, mean: Tensor, pixel_size: float, settings: PostprocessSettings) -> MaskFromMap:

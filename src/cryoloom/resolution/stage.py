@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from cryoloom.contract import Figure, InputError, Run, stage
+from cryoloom.contract import Figure, Run, stage
 from cryoloom.data import ParticleSet, VolumeMap
+from cryoloom.data.half_maps import check_half_maps
 from cryoloom.geometry import symmetry_matrices
 from cryoloom.maps.corrected import corrected_fsc
 from cryoloom.maps.directional import directional_fsc
@@ -28,10 +29,7 @@ def measure_resolution(
     run: Run,
 ) -> dict[str, Any]:
     """Measure the resolution of two half maps in each place and along each direction."""
-    if half1.data.shape != half2.data.shape or len(set(half1.data.shape)) != 1:
-        raise InputError(f"half2: expected two equal cubes, got {half1.data.shape} and {half2.data.shape}")
-    if mask is not None and mask.data.shape != half1.data.shape:
-        raise InputError(f"mask: expected the size of the half maps, {half1.data.shape}, got {mask.data.shape}")
+    check_half_maps(half1, half2, mask)
     pixel_size, box = half1.pixel_size, half1.data.shape[0]
     a, b = (torch.from_numpy(np.array(half.data, dtype=np.float32)) for half in (half1, half2))
     body = (

@@ -18,6 +18,8 @@ from torch import Tensor
 from cryoloom.contract import Executor
 from cryoloom.em.halves import ball_mask
 from cryoloom.em.poses import Candidates
+from cryoloom.em.solve import box_for_radius
+from cryoloom.fourier import fourier_crop
 from cryoloom.maps.corrected import flatten_amplitudes
 from cryoloom.maps.freedom import fsc_noise_covariance
 from cryoloom.maps.fsc import fourier_shell_correlation
@@ -69,6 +71,7 @@ def measure_reslog(
     n_draws: int = 2,
     profile: np.ndarray | None = None,
     coarsest: float | None = None,
+    radius: int | None = None,
 ) -> ResLog:
     """Resolution of random subsets of posed particles.
 
@@ -89,9 +92,14 @@ def measure_reslog(
         default, which holds beyond 10 Å only.
     coarsest
         Å; subsets of a worse resolution do not enter the fit. 10 with the protein's profile, else no limit.
+    radius
+        Last shell that is reconstructed, in the smallest box that holds it; all by default.
     """
-    box, field = posed.source.box, posed.source.field
-    outline = ball_mask(box, posed.source.pixel_size, posed.source.mask_diameter) if mask is None else mask
+    field, last = posed.source.field, posed.source.points.radius if radius is None else radius
+    box = box_for_radius(last, posed.source.box)
+    outline = ball_mask(box, field / box, posed.source.mask_diameter)
+    if mask is not None:
+        outline = mask if mask.shape[0] == box else fourier_crop(mask.float(), (box,) * 3).clamp(0, 1)
     covariance = fsc_noise_covariance((box,) * 3, outline) * n_copies
     total = len(posed.poses)
     sizes = np.unique(np.geomspace(min(smallest, total), total, n_sizes).astype(int))
@@ -100,13 +108,13 @@ def measure_reslog(
         found, errors, weights = [], [], []
         for draw in range(n_draws if size < total else 1):
             halves = tuple(_draw(posed.of_half(h), size // 2, generator) for h in (1, 2))
-            crossing, levels = _crossing(posed, halves, executor, outline, covariance, symmetry)
+            crossing, levels = _crossing(posed, halves, executor, outline, covariance, symmetry, last)
             weights.append(np.interp(crossing.shell, np.arange(len(levels)), levels))
             found.append(crossing.shell)
             errors.append(crossing.standard_error)
             if draw == 0:
                 exchanged = tuple(_exchange_poses(half, generator) for half in halves)
-                control[i] = _crossing(posed, exchanged, executor, outline, covariance, symmetry)[0].shell
+                control[i] = _crossing(posed, exchanged, executor, outline, covariance, symmetry, last)[0].shell
         weight[i] = np.mean(weights)
         shell[i] = np.mean(found)
         error[i] = max(float(np.mean(errors)) / np.sqrt(len(found)), 0.05)
@@ -141,9 +149,11 @@ def _crossing(
     outline: Tensor,
     covariance: np.ndarray,
     symmetry: str,
+    radius: int,
 ) -> tuple[Crossing, np.ndarray]:
     """Where the FSC of two halves crosses 0.143, and the logarithm of the weight of a voxel per shell."""
-    maps = [reconstruct(posed, half, executor, symmetry=symmetry) for half in halves]
+    box = outline.shape[0]
+    maps = [reconstruct(posed, half, executor, symmetry=symmetry, radius=radius, box=box) for half in halves]
     flat1, flat2 = flatten_amplitudes(*maps)
     fsc = fourier_shell_correlation(flat1 * outline, flat2 * outline).numpy()
     noise = signal_and_noise_power(maps[0] * outline, maps[1] * outline)[1].clamp_min(1e-30).log().numpy()
