@@ -3,6 +3,7 @@ import torch
 from bed_images import BOX, Memory, particles, view_images
 
 from cryoloom.class2d.extent import estimate_diameter
+from cryoloom.class2d.membership import member_probability
 from cryoloom.class2d.quality import judge_classes, particle_junk
 
 
@@ -34,10 +35,23 @@ def test_empty_classes_are_named():
 
 
 def test_a_particle_that_fits_far_worse_than_its_fellows_is_junk():
-    scale = np.r_[np.random.default_rng(0).normal(1, 0.1, 50), 0.1]
-    junk = particle_junk(np.array([0.9]), np.zeros(51, int), scale)
-    assert junk[-1] > 0.9 and np.median(junk) < 0.15
+    rng = np.random.default_rng(0)
+    scale = np.r_[rng.normal(1, 0.1, 200), rng.normal(0.3, 0.1, 40)]
+    scale[:100] *= 0.6  # averages of another class may be too strong
+    group = np.r_[np.zeros(100, int), np.ones(140, int)]
+    member = member_probability(scale, np.full(240, 400.0), group)
+    junk = particle_junk(np.array([0.9, 0.95]), group, member)
+    assert (junk[200:] > 0.9).mean() > 0.95
+    assert (junk[:200] < 0.5).mean() > 0.95
     assert particle_junk(np.array([0.9]), np.array([-1]), np.ones(1))[0] == 1.0
+
+
+def test_a_set_without_junk_loses_next_to_nothing():
+    rng = np.random.default_rng(1)
+    scale = rng.normal(1, 0.15, 2000)
+    member = member_probability(scale, np.full(2000, 200.0), rng.integers(0, 10, 2000))
+    assert (member > 0.5).mean() > 0.97
+    assert (member_probability(scale[:10], np.ones(10), np.zeros(10, int)) == 1).all()  # too few to know
 
 
 def test_the_diameter_is_found_from_the_images():

@@ -36,6 +36,7 @@ class Found:
     posterior: np.ndarray
     sharers: np.ndarray
     scale: np.ndarray
+    norm: np.ndarray
     residual: Tensor
     group: Tensor
 
@@ -76,7 +77,8 @@ def sum_posteriors(
                 chunk = source.chunk(rows)
                 images = _weighted(source, state, references, chunk)
                 prior = -0.5 * ((images.centre_px[:, None] + shifts) ** 2).sum(-1) / spread**2
-                posterior = add_posteriors(sums, images, bank, references.plan, shift_log_prior=prior)
+                weight = torch.from_numpy(state.member[rows].astype(np.float32))
+                posterior = add_posteriors(sums, images, bank, references.plan, shift_log_prior=prior, weight=weight)
                 best = posterior.share.argmax(1)
                 n = references.plan.search.n_rings
                 residual = chunk.power.clone()
@@ -90,7 +92,8 @@ def sum_posteriors(
                         gain=posterior.evidence.logsumexp(1).numpy() - math.log(len(bank)),
                         posterior=posterior.share.amax(1).numpy(),
                         sharers=(1.0 / (posterior.share**2).sum(1)).numpy(),
-                        scale=np.ones(len(rows)),
+                        scale=(posterior.cross / posterior.norm.clamp_min(1e-20)).numpy(),
+                        norm=posterior.norm.numpy(),
                         residual=residual,
                         group=chunk.group,
                     )
@@ -146,7 +149,7 @@ def assign_poses(
                 reference=references.index[matches.reference[image, place]],
                 psi=matches.psi[image, place],
                 shift_px=matches.shift_px[image, place],
-                share=share[image, place].float(),
+                share=share[image, place].float() * torch.from_numpy(state.member[rows].astype(np.float32))[image],
             )
             scale = matches.cross[:, 0] / matches.norm[:, 0].clamp_min(1e-20)
             residual = chunk.power.clone()
@@ -160,6 +163,7 @@ def assign_poses(
                 posterior=share[:, 0].numpy(),
                 sharers=(1.0 / (posterior**2).sum(1)).numpy(),
                 scale=scale.numpy(),
+                norm=matches.norm[:, 0].numpy(),
                 residual=residual,
                 group=chunk.group,
             )

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 
 from cryoloom.class2d.assign import assign_poses, sum_posteriors
+from cryoloom.class2d.membership import member_probability
 from cryoloom.class2d.references import build_references
 from cryoloom.class2d.rings_source import RingChunk, RingSource
+from cryoloom.class2d.split import fill_empty_classes
 from cryoloom.class2d.state import Plan, State
 from cryoloom.class2d.sums import Contribution, contribute, empty_class_sums
 from cryoloom.class2d.update import centre_averages, grow_resolution
@@ -112,6 +114,8 @@ def _begin(source: RingSource, plan: Plan, executor: Executor, generator: torch.
         shift_px=np.zeros((n, 2)),
         gain=np.zeros(n),
         scale=np.ones(n),
+        norm=np.zeros(n),
+        member=np.ones(n),
         posterior=np.zeros(n),
         sharers=np.zeros(n),
     )
@@ -127,19 +131,24 @@ def _iterate(
     spent = torch.zeros_like(state.noise)
     seen = torch.zeros(len(state.noise), dtype=torch.float64)
     for some in found:
-        for name in ("class_index", "psi", "shift_px", "gain", "posterior", "sharers", "scale"):
+        for name in ("class_index", "psi", "shift_px", "gain", "posterior", "sharers", "scale", "norm"):
             getattr(state, name)[some.rows] = getattr(some, name)
-        spent.index_add_(0, some.group, some.residual.double())
-        seen.index_add_(0, some.group, torch.ones(len(some.group), dtype=torch.float64))
+        weight = torch.from_numpy(state.member[some.rows])
+        spent.index_add_(0, some.group, some.residual.double() * weight[:, None])
+        seen.index_add_(0, some.group, weight)
     kept = 0.0 if state.iteration == 0 else 1.0 - step
     state.sums.scale(kept)
     fresh.scale((1.0 - kept) * len(source) / len(rows))
     state.sums.numerator += fresh.numerator
     state.sums.weight += fresh.weight
     state.sums.count += fresh.count
-    pooled = spent.sum(0) / seen.sum()
+    pooled = spent.sum(0) / seen.sum().clamp_min(1e-12)
     updated = (spent + 20 * pooled) / (seen[:, None] + 20)
     state.noise = torch.where(updated > 0.2 * state.noise, updated, state.noise)
     centre_averages(source, plan, state)
     grow_resolution(source, plan, state)
     state.iteration += 1
+    if plan.robust and state.iteration >= 0.4 * plan.n_iterations:
+        state.member = member_probability(state.scale, state.norm, state.class_index)
+    if state.iteration in range(3, max(4, int(0.75 * plan.n_iterations) + 1), 2):
+        fill_empty_classes(source, plan, state, executor)

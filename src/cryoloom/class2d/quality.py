@@ -122,23 +122,20 @@ def judge_classes(
     return ClassQuality(count_np, share, resolution, agreement, contrast, rim_ratio, offset, brightness, good, reasons)
 
 
-def particle_junk(good: np.ndarray, class_index: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Probability that a particle is junk, `(n,)`: its class is, or it fits its class far worse than its fellows.
+def particle_junk(good: np.ndarray, class_index: np.ndarray, member: np.ndarray) -> np.ndarray:
+    """Probability that a particle is junk, `(n,)`: its class is, or it does not show what its class shows.
 
-    `scale` is the grey-scale factor of the best fit; its median and quartiles in a class say what is usual there.
+    Parameters
+    ----------
+    good
+        Of each class.
+    class_index
+        Class of each particle, -1 unknown.
+    member
+        Probability that the particle shows what its class shows (`class2d/membership.py`).
     """
-    junk = 1.0 - good[np.clip(class_index, 0, None)]
+    junk = 1.0 - good[np.clip(class_index, 0, None)] * member
     junk[class_index < 0] = 1.0
-    for c in np.unique(class_index[class_index >= 0]):
-        mine = np.flatnonzero(class_index == c)
-        if len(mine) < 8:
-            continue
-        middle = np.median(scale[mine])
-        low, high = np.percentile(scale[mine], (25, 75))
-        spread = max((high - low) / 1.349, 0.05 * abs(middle), 1e-9)
-        worse = (middle - scale[mine]) / spread
-        outlier = 1.0 / (1.0 + np.exp(-(worse - 3.0) / 0.3))
-        junk[mine] = 1.0 - (1.0 - junk[mine]) * (1.0 - outlier)
     return junk
 
 

@@ -20,6 +20,7 @@ class Class2DSettings(Settings):
     )  # fmt: skip
     select: float = setting(0.5, "Classes that are good with at least this probability are selected.", ge=0, le=1)
     ctf: bool = setting(True, "Correct for the CTF.", expert=True)
+    robust: bool = setting(True, "Images that do not look like their class count less in its average.", expert=True)
     noise: Literal["optics", "micrograph"] = setting(
         "optics", "Noise spectra are estimated for each optics group or for each micrograph.", expert=True
     )

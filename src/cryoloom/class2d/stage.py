@@ -66,7 +66,7 @@ def classify_particles(particles: ParticleSet, settings: Class2DSettings, run: R
     averages = pictures.images(class_samples(rings, state.sums, filter_), 0.5 * plan.diameter_px)
     count = torch.from_numpy(np.bincount(state.class_index, minlength=plan.n_classes))
     quality = judge_classes(averages, correlation, rings.radii, state.radius, count, plan.diameter_px, field)
-    junk = particle_junk(quality.good, state.class_index, state.scale)
+    junk = particle_junk(quality.good, state.class_index, state.member)
     return _results(particles, averages.numpy(), state, quality, junk, settings, run, pixel_size, diameter)
 
 
@@ -86,6 +86,7 @@ def make_plan(settings: Class2DSettings, n: int, diameter: float, box: int, pixe
         batch_size=settings.batch_size or max(100 * classes, 2000),
         shift_range_px=shift_range / pixel_size,
         first_radius=min(first, box // 2 - 2),
+        robust=settings.robust,
         dtype=torch.bfloat16 if operands == "bfloat16" else torch.float32,
     )
 

@@ -26,6 +26,8 @@ class Plan:
         Largest distance of a particle from the centre of its box.
     first_radius
         Rings of the first iterations.
+    robust
+        Images that do not look like their class count less.
     top
         Classes that share an image, at most.
     dtype
@@ -38,6 +40,7 @@ class Plan:
     batch_size: int
     shift_range_px: float
     first_radius: int
+    robust: bool = True
     top: int = 4
     dtype: torch.dtype = torch.float32
 
@@ -68,8 +71,10 @@ class State:
         In the convention of `em/rings.py`, `(n,)` and `(n, 2)` yx.
     gain
         Log-likelihood that the best class gains over no particle, scale solved out, `(n,)`.
-    scale
-        Grey-scale factor against the class average, `(n,)`.
+    scale, norm
+        Grey-scale factor against the class average and its information `1 / variance` from the noise, `(n,)`.
+    member
+        Probability of showing what its class shows, the weight in the averages, `(n,)`.
     posterior
         Share of the best class, `(n,)`.
     sharers
@@ -91,6 +96,8 @@ class State:
     shift_px: np.ndarray
     gain: np.ndarray
     scale: np.ndarray
+    norm: np.ndarray
+    member: np.ndarray
     posterior: np.ndarray
     sharers: np.ndarray
     history: list[dict[str, float]] = field(default_factory=list)

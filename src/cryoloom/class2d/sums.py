@@ -128,13 +128,13 @@ def smooth_correlation(plan: RingPlan, correlation: Tensor, count: Tensor) -> Te
     return ((smooth - error) / (1 - error)).clamp(0.0, 0.999)
 
 
-def class_samples(plan: RingPlan, sums: ClassSums, filter_: Tensor | None = None, *, half: int | None = None) -> Tensor:
+def solved(sums: ClassSums, filter_: Tensor | None = None, *, half: int | None = None) -> Tensor:
     """Averages `num / den` of all images or of one half, times a filter `(classes, rings)`.
 
     Returns
     -------
-    samples
-        At the points, complex `(classes, rings, half ring)`.
+    coefficients
+        Over the angle, `(classes, rings, n_q, 2)` float32.
     """
     numerator = sums.numerator.sum(0) if half is None else sums.numerator[half]
     weight = sums.weight.sum(0) if half is None else sums.weight[half]
@@ -142,7 +142,12 @@ def class_samples(plan: RingPlan, sums: ClassSums, filter_: Tensor | None = None
     inverse = 1.0 / (weight + 1e-3 * mean).clamp_min(1e-30)
     if filter_ is not None:
         inverse = inverse * filter_
-    return ring_samples(plan, numerator * inverse.to(torch.float32)[..., None, None])
+    return numerator * inverse.to(torch.float32)[..., None, None]
+
+
+def class_samples(plan: RingPlan, sums: ClassSums, filter_: Tensor | None = None, *, half: int | None = None) -> Tensor:
+    """Averages as by `solved` at the points, complex `(classes, rings, half ring)`."""
+    return ring_samples(plan, solved(sums, filter_, half=half))
 
 
 class RingImages:

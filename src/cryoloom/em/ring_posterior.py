@@ -184,12 +184,16 @@ class ImagePosteriors:
         Posterior of each reference, `(b, n)` float32.
     psi, shift_px
         At the highest likelihood: angle `(b,)`, and shift about the origin of the image, pixels yx, `(b, 2)`.
+    cross, norm
+        Cross term and norm term there, `(b,)`: the grey scale that fits best is `cross / norm`.
     """
 
     evidence: Tensor
     share: Tensor
     psi: Tensor
     shift_px: Tensor
+    cross: Tensor
+    norm: Tensor
 
 
 def centred_coefficients(plan: RingPlan, samples: Tensor, ctf: Tensor, centre_px: Tensor) -> Tensor:
@@ -266,7 +270,7 @@ def add_posteriors(
         rows = slice(start, start + block)
         some = PosteriorImages(images.weighted[rows], images.precision[rows], images.centre_px[rows])
         count = torch.ones(len(some)) if weight is None else weight[rows]
-        parts.append(_add_block(sums, some, bank, plan, bias[rows], count, temperature))
+        parts.append(_add_block(sums, some, bank, plan, norm[rows], bias[rows], count, temperature))
     return ImagePosteriors(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
@@ -275,10 +279,11 @@ def _add_block(
     images: PosteriorImages,
     bank: PosteriorBank,
     plan: PosteriorPlan,
+    norm: Tensor,
     bias: Tensor,
     weight: Tensor,
     temperature: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     b, n, n_shifts = bias.shape
     rough = _highest_scores(images, bank, plan) + bias.reshape(b, -1)  # (b, n t)
     top = rough.amax(1, keepdim=True)
@@ -321,7 +326,8 @@ def _add_block(
     counted = (share * weight[:, None]).double()
     sums.weight += counted.T @ images.precision.double()
     sums.share += counted.sum(0)
-    return gained, share, psi, images.centre_px + moved
+    cross = highest - bias.reshape(b, -1)[torch.arange(b), column[winner]]
+    return gained, share, psi, images.centre_px + moved, cross, norm[torch.arange(b), column[winner] // n_shifts]
 
 
 def collect(sums: PosteriorSums, plan: PosteriorPlan, shifts_px: Tensor) -> tuple[Tensor, Tensor]:
