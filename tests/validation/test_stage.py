@@ -129,7 +129,7 @@ def test_every_item_is_filled_or_said_not_to_apply(true_map, refined, tmp_path, 
         check_complete(report)
     items = {item["key"]: item for item in report["items"]}
     filled = sum(item["status"] != "not applicable" for item in items.values())
-    note = f"{filled} of {len(CATALOGUE)} items have a number with particles and tilt pairs; the others name what is missing"
+    note = f"{filled} of {len(CATALOGUE)} items filled with particles and tilt pairs, the others name what is missing"
     measure(100.0, "% of the items filled or not applicable", "100", note=note)
     for key in ("held_out", "decoys", "alignability", "reslog", "tilt_pairs", "half_sets"):
         assert items[key]["status"] == "passed", items[key]

@@ -20,6 +20,7 @@ STAGES = {
     "reconstruct": "cryoloom.reconstruct.settings:RECONSTRUCT",
     "postprocess": "cryoloom.postprocess.settings:POSTPROCESS",
     "resolution": "cryoloom.resolution.settings:RESOLUTION",
+    "validate": "cryoloom.validation.settings:VALIDATE",
     "score": "cryoloom.scoring.settings:SCORE",
     "convert": "cryoloom.converting.settings:CONVERT",
     "particles merge": "cryoloom.particle_tools.settings:MERGE",
