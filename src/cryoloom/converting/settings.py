@@ -8,18 +8,20 @@ from cryoloom.contract import Input, Settings, StageDeclaration, setting
 class ConvertSettings(Settings):
     """From which form to which."""
 
-    to: Literal["star", "relion30", "box", "topaz"] = setting(
-        "star", "Form of the result: `star` is RELION 3.1 and later; coordinates also `box` (EMAN) or `topaz`."
+    to: Literal["star", "relion30", "cistem", "box", "cbox", "topaz", "ctffind"] = setting(
+        "star",
+        "Form of the result: `star` is RELION 3.1 and later; particles also `relion30` or `cistem`; coordinates `box` "
+        "(EMAN), `cbox` (crYOLO) or `topaz`; micrographs with a CTF `ctffind`.",
     )
     scale: float | None = setting(
         None, "Factor from pixels of a coordinate file to pixels of the micrograph; Topaz needs it.", gt=0
     )
-    box: int | None = setting(None, "Edge of the boxes that are written to `.box` files.", unit="px", ge=2)
+    box: int | None = setting(None, "Edge of the boxes that are written to `.box` and `.cbox` files.", unit="px", ge=2)
 
 
 CONVERT = StageDeclaration(
     name="convert",
-    help="Convert particles, micrographs or coordinates between RELION, cryoSPARC, EMAN, crYOLO and Topaz.",
+    help="Convert tables and coordinates of RELION, cryoSPARC, cisTEM, EMAN, crYOLO, Topaz and CTFFIND.",
     settings=ConvertSettings,
     function="cryoloom.converting.stage:convert_files",
     inputs=(

@@ -1,5 +1,6 @@
 """Stage `convert`: read a table in one form, write it in another, and name what had no home."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,18 @@ import numpy as np
 from cryoloom.contract import InputError, Run, stage
 from cryoloom.converting.relion30 import write_relion30
 from cryoloom.converting.settings import CONVERT, ConvertSettings
-from cryoloom.data import MicrographSet, MovieSet, PickSet
-from cryoloom.io.coordinates import COORDINATE_SUFFIXES, match_micrographs, read_coordinates, write_box, write_topaz
+from cryoloom.data import MicrographSet, MovieSet, Optics, PickSet
+from cryoloom.io.cistem import is_cistem, read_cistem, write_cistem
+from cryoloom.io.coordinates import (
+    COORDINATE_SUFFIXES,
+    match_micrographs,
+    read_coordinates,
+    write_box,
+    write_cbox,
+    write_topaz,
+)
 from cryoloom.io.cs import is_cs, read_cs_exposures, read_cs_particles, read_cs_table
+from cryoloom.io.ctffind import CtffindFile, is_ctffind, read_ctffind, write_ctffind
 from cryoloom.io.records import read_micrographs, read_movies, read_particles, read_picks
 from cryoloom.io.star import iter_tables, read_star
 
@@ -54,6 +64,17 @@ def convert_files(
         for name in dropped:
             run.warn(f"{name} has no column in RELION 3.0 and is left out.")
         return {}
+    if settings.to == "cistem":
+        if kind != "particles":
+            raise InputError(f"{files[0]}: only particles are written for cisTEM, these are {kind}.")
+        for name in write_cistem(record, run.folder / "particles_cistem.star"):
+            run.warn(f"{name} has no column in cisTEM and is left out.")
+        return {}
+    if settings.to == "ctffind":
+        if kind != "micrographs":
+            raise InputError(f"{files[0]}: only micrographs are written in the form of CTFFIND, these are {kind}.")
+        write_ctffind(CtffindFile(record), run.folder / "micrographs_ctf.txt")
+        return {}
     if kind == "particles":
         if record.micrograph is None or record.position_px is None:
             raise InputError(f"{files[0]}: the particles have no coordinates.")
@@ -63,13 +84,14 @@ def convert_files(
     if settings.to == "topaz":
         write_topaz(record, run.folder / "picks.txt", scale=settings.scale or 1.0)
     else:
-        if settings.box is None:
-            raise InputError("Boxes need an edge; give --box (pixels).")
-        write_box(record, run.folder / "boxes", settings.box)
+        write = write_box if settings.to == "box" else write_cbox
+        write(record, run.folder / "boxes", settings.box)
     return {}
 
 
 def _read(files: tuple[Path, ...], micrographs: MicrographSet | None, settings: ConvertSettings) -> tuple[str, Any]:
+    if is_ctffind(files[0]):
+        return "micrographs", join_rows([read_ctffind(file).micrographs for file in files])
     if files[0].suffix.lower() in COORDINATE_SUFFIXES:
         picks = _join([read_coordinates(file, scale=settings.scale) for file in files])
         if micrographs is not None:
@@ -83,7 +105,10 @@ def _read(files: tuple[Path, ...], micrographs: MicrographSet | None, settings: 
             return "particles", read_cs_particles(table)
         record = read_cs_exposures(table)
         return ("movies" if isinstance(record, MovieSet) else "micrographs"), record
-    labels = {label for _, block in iter_tables(read_star(table)) for label in block.labels}
+    blocks = [block for _, block in iter_tables(read_star(table))]
+    if any(is_cistem(block) for block in blocks):
+        return "particles", read_cistem(table)
+    labels = {label for block in blocks for label in block.labels}
     if "rlnImageName" in labels:
         return "particles", read_particles(table)
     if "rlnCoordinateX" in labels or "rlnMicrographCoordinates" in labels:
@@ -95,12 +120,30 @@ def _read(files: tuple[Path, ...], micrographs: MicrographSet | None, settings: 
     raise InputError(f"{table}: neither particles, micrographs, movies nor coordinates are in it.")
 
 
+def join_rows(parts: list[MicrographSet]) -> MicrographSet:
+    """Micrographs of several files one after the other; equal optics are one group, a column one lacks is left out."""
+    groups: list[Optics] = []
+    for part in parts:
+        if part.optics[0] not in groups:
+            groups.append(part.optics[0])
+    names = [name for name in MicrographSet.row_fields() if all(getattr(part, name) is not None for part in parts)]
+    fields: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    place = [groups.index(part.optics[0]) for part in parts]
+    fields["optics_index"] = np.repeat(place, [len(part) for part in parts])
+    common = [label for label in parts[0].extra if all(label in part.extra for part in parts)]
+    named = tuple(replace(group, name=f"opticsGroup{i + 1}") for i, group in enumerate(groups))
+    extra = {label: np.concatenate([part.extra[label] for part in parts]) for label in common}
+    return MicrographSet(**fields, optics=named, extra=extra)
+
+
 def _join(parts: list[PickSet]) -> PickSet:
     score = None
     if all(part.score is not None for part in parts):
         score = np.concatenate([np.asarray(part.score) for part in parts])
+    common = [label for label in parts[0].extra if all(label in part.extra for part in parts)]
     return PickSet(
         position_px=np.concatenate([part.position_px for part in parts]),
         micrograph=np.concatenate([part.micrograph for part in parts]),
         score=score,
+        extra={label: np.concatenate([part.extra[label] for part in parts]) for label in common},
     )

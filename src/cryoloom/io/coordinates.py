@@ -13,7 +13,7 @@ import numpy as np
 from cryoloom.contract import InputError
 from cryoloom.data import PickSet
 from cryoloom.io.atomic import write_whole
-from cryoloom.io.star import StarTable, read_star
+from cryoloom.io.star import StarTable, read_star, write_star
 
 COORDINATE_SUFFIXES = (".box", ".cbox", ".txt", ".tsv", ".coords")
 
@@ -57,7 +57,11 @@ def read_box(path: Path | str, *, micrograph: str | None = None) -> PickSet:
         rows.append(numbers[:4])
     boxes = np.asarray(rows, dtype=np.float64).reshape(-1, 4)
     centre = boxes[:, 1::-1] + boxes[:, 3:1:-1] / 2
-    return PickSet(position_px=centre, micrograph=np.full(len(boxes), micrograph or path.stem, dtype=object))
+    return PickSet(
+        position_px=centre,
+        micrograph=np.full(len(boxes), micrograph or path.stem, dtype=object),
+        extra={"boxWidth": boxes[:, 2], "boxHeight": boxes[:, 3]},
+    )
 
 
 def read_cbox(path: Path | str, *, micrograph: str | None = None) -> PickSet:
@@ -73,10 +77,13 @@ def read_cbox(path: Path | str, *, micrograph: str | None = None) -> PickSet:
     score = None
     if "Confidence" in table and not set(table.text("Confidence")) & {"<NA>"}:
         score = table.numbers("Confidence")
+    used = {"CoordinateX", "CoordinateY", "Width", "Height"} | ({"Confidence"} if score is not None else set())
     picks = PickSet(
         position_px=np.stack([y, x], axis=-1),
         micrograph=np.full(len(table), micrograph or path.stem, dtype=object),
         score=score,
+        extra={"boxWidth": width, "boxHeight": height}
+        | {f"cbox{label}": table.text(label) for label in table.labels if label not in used},
     )
     if "CoordinateZ" in table and not set(table.text("CoordinateZ")) & {"<NA>"} and table.numbers("CoordinateZ").any():
         raise InputError(f"{path}: the boxes have a third coordinate (a tomogram); micrographs were expected.")
@@ -92,7 +99,10 @@ def read_topaz(path: Path | str, *, scale: float | None = None) -> PickSet:
     header = re.split(r"[\t ,]+", lines[0].strip()) if lines else []
     if header[:3] != ["image_name", "x_coord", "y_coord"]:
         raise InputError(f"{path}: the first line is no header 'image_name x_coord y_coord'; this is no Topaz table.")
-    names, rows = [], []
+    n_numbers = 4 if header[3:4] == ["score"] else 3
+    names: list[str] = []
+    rows: list[list[float]] = []
+    more: list[list[str]] = []
     for number, line in enumerate(lines[1:], 2):
         words = line.strip().split("\t") if "\t" in line else line.split()
         if not words or not words[0]:
@@ -100,21 +110,33 @@ def read_topaz(path: Path | str, *, scale: float | None = None) -> PickSet:
         if len(words) < len(header):
             raise InputError(f"{path}, line {number}: {len(words)} values for {len(header)} columns.")
         names.append(words[0])
-        rows.append(_numbers(words[1 : len(header)], path, number))
-    values = np.asarray(rows, dtype=np.float64).reshape(-1, max(len(header) - 1, 2))
+        more.append(words[n_numbers:])
+        rows.append(_numbers(words[1:n_numbers], path, number))
+    values = np.asarray(rows, dtype=np.float64).reshape(-1, max(n_numbers - 1, 2))
     return PickSet(
         position_px=values[:, 1::-1] * scale,
         micrograph=np.asarray(names, dtype=object),
-        score=values[:, 2] if len(header) > 3 and header[3] == "score" else None,
+        score=values[:, 2] if n_numbers == 4 else None,
+        extra={f"topaz_{label}": _texts(more, i) for i, label in enumerate(header[n_numbers:])},
     )
 
 
-def write_box(picks: PickSet, folder: Path | str, box: int) -> list[Path]:
-    """Write one EMAN `.box` file per micrograph, named by its stem."""
+def write_box(picks: PickSet, folder: Path | str, box: float | None = None) -> list[Path]:
+    """Write one EMAN `.box` file per micrograph, named by its stem; boxes keep the size they were read with.
+
+    Raises
+    ------
+    InputError
+        If the picks have no boxes and none is given.
+    """
+    size = box_sizes(picks, box)
     files = []
     for name, rows in _by_micrograph(picks).items():
-        corner = np.asarray(picks.position_px)[rows][:, ::-1] - box / 2
-        lines = [f"{x:g}\t{y:g}\t{box}\t{box}\n" for x, y in np.round(corner, 2).tolist()]
+        corner = np.asarray(picks.position_px)[rows][:, ::-1] - size[rows] / 2
+        lines = [
+            f"{_short(x)}\t{_short(y)}\t{_short(w)}\t{_short(h)}\n"
+            for (x, y), (w, h) in zip(corner.tolist(), size[rows].tolist(), strict=True)
+        ]
         file = Path(folder) / f"{Path(name).stem}.box"
         with write_whole(file) as out:
             out.write("".join(lines).encode())
@@ -122,13 +144,53 @@ def write_box(picks: PickSet, folder: Path | str, box: int) -> list[Path]:
     return files
 
 
+def write_cbox(picks: PickSet, folder: Path | str, box: float | None = None) -> list[Path]:
+    """Write one crYOLO `.cbox` file per micrograph; sizes and columns that were read from one are kept."""
+    size = box_sizes(picks, box)
+    kept = {label.removeprefix("cbox"): np.asarray(v) for label, v in picks.extra.items() if label.startswith("cbox")}
+    files = []
+    for name, rows in _by_micrograph(picks).items():
+        corner = np.asarray(picks.position_px)[rows][:, ::-1] - size[rows] / 2
+        n = len(rows)
+        columns: dict[str, np.ndarray] = {
+            "CoordinateX": corner[:, 0],
+            "CoordinateY": corner[:, 1],
+            "CoordinateZ": _text_column(kept, "CoordinateZ", rows, "<NA>"),
+            "Width": size[rows, 0],
+            "Height": size[rows, 1],
+            "Depth": _text_column(kept, "Depth", rows, "<NA>"),
+            "EstWidth": _text_column(kept, "EstWidth", rows, "<NA>"),
+            "EstHeight": _text_column(kept, "EstHeight", rows, "<NA>"),
+            "Confidence": np.full(n, "<NA>", object) if picks.score is None else np.asarray(picks.score)[rows],
+            "NumBoxes": _text_column(kept, "NumBoxes", rows, "<NA>"),
+            "Angle": _text_column(kept, "Angle", rows, "<NA>"),
+        }
+        columns |= {label: values[rows] for label, values in kept.items() if label not in columns}
+        file = Path(folder) / f"{Path(name).stem}.cbox"
+        write_star(file, {"global": {"cbox_format_version": "1.0"}, "cryolo": columns}, version=None)
+        files.append(file)
+    return files
+
+
+def box_sizes(picks: PickSet, box: float | None = None) -> np.ndarray:
+    """Width and height of each box in pixels, `(n, 2)`: as given, else as they were read."""
+    if box is not None:
+        return np.full((len(picks), 2), float(box))
+    if "boxWidth" not in picks.extra:
+        raise InputError("Boxes need an edge; give --box (pixels).")
+    return np.stack([np.asarray(picks.extra[f"box{side}"], np.float64) for side in ("Width", "Height")], axis=-1)
+
+
 def write_topaz(picks: PickSet, path: Path | str, *, scale: float = 1.0) -> None:
     """Write a Topaz table; coordinates are divided by `scale`."""
     score = None if picks.score is None else np.asarray(picks.score)
-    lines = ["image_name\tx_coord\ty_coord" + ("" if score is None else "\tscore") + "\n"]
+    kept = {label.removeprefix("topaz_"): v for label, v in picks.extra.items() if label.startswith("topaz_")}
+    titles = ["image_name", "x_coord", "y_coord", *([] if score is None else ["score"]), *kept]
+    lines = ["\t".join(titles) + "\n"]
     for i, (name, (y, x)) in enumerate(zip(picks.micrograph, np.asarray(picks.position_px).tolist(), strict=True)):
         tail = "" if score is None else f"\t{float(score[i])!r}"
-        lines.append(f"{Path(str(name)).stem}\t{x / scale:.2f}\t{y / scale:.2f}{tail}\n")
+        tail += "".join(f"\t{values[i]}" for values in kept.values())
+        lines.append(f"{Path(str(name)).stem}\t{_short(x / scale)}\t{_short(y / scale)}{tail}\n")
     with write_whole(path) as out:
         out.write("".join(lines).encode())
 
@@ -152,6 +214,19 @@ def match_micrographs(picks: PickSet, micrographs: Mapping[str, str] | list[str]
             raise InputError(f"{name}: {what} this name; rename the coordinate file like its micrograph.")
         out.append(found[0])
     return picks.replace(micrograph=np.asarray(out, dtype=object), micrographs=tuple(str(m) for m in micrographs))
+
+
+def _short(value: float) -> str:
+    """A coordinate with the digits it needs, whole numbers without a point."""
+    return str(int(value)) if float(value).is_integer() else repr(round(float(value), 9))
+
+
+def _text_column(kept: Mapping[str, np.ndarray], label: str, rows: np.ndarray, default: str) -> np.ndarray:
+    return kept[label][rows] if label in kept else np.full(len(rows), default, dtype=object)
+
+
+def _texts(rows: list[list[str]], i: int) -> np.ndarray:
+    return np.asarray([row[i] if i < len(row) else "" for row in rows], dtype=object)
 
 
 def _scaled(picks: PickSet, scale: float | None) -> PickSet:
