@@ -10,16 +10,17 @@ from cryoloom.data import ParticleSet, VolumeMap
 from cryoloom.data.half_maps import check_half_maps as refuse_bad_halves
 from cryoloom.geometry import symmetry_matrices
 from cryoloom.io.atomic import write_whole
+from cryoloom.io.model_file import read_model
 from cryoloom.io.particles import ParticleImages
 from cryoloom.maps.spectrum import shell_frequencies
 from cryoloom.maps.superpose import mirror_z
 from cryoloom.validation.half_map_checks import HalfMaps, as_tensor, check_half_maps
 from cryoloom.validation.items import CATALOGUE, Report
+from cryoloom.validation.model_checks import KEYS as MODEL_KEYS
+from cryoloom.validation.model_checks import check_model
 from cryoloom.validation.particle_checks import KEYS as PARTICLE_KEYS
 from cryoloom.validation.particle_checks import ParticleFigures, check_particles
 from cryoloom.validation.settings import VALIDATE, ValidateSettings
-
-MODEL_KEYS = ("model_fsc", "model_q", "model_residues")
 
 
 @stage(VALIDATE)
@@ -49,6 +50,8 @@ def validate_map(
         raise InputError("The particles have no poses (rlnAngleRot, rlnAngleTilt, rlnAnglePsi); run refine first.")
     else:
         figures = check_particles(maps, particles, ParticleImages(particles), tilted, settings, run, report)
+    if model is not None:
+        check_model(maps, read_model(model), half1.origin, settings.model_resolution, run, report)
     report.skip(MODEL_KEYS, "No atomic model was given.")
     _write(report, maps, settings, run)
     _summarise(report, maps, settings, run)
