@@ -115,17 +115,20 @@ def choose_bands(box: int, pixel_size: float, window: float, coarsest: float) ->
 
 
 class CrossingTracker:
-    """First frequency at which a value falls below a limit, voxel by voxel, band after band.
+    """Frequency at which a value falls below a limit for good, voxel by voxel, band after band.
 
-    Values are averaged with those of the neighbouring bands (1, 2, 1): a lone dip would end too many curves early.
+    It is the change point that parts bands above the limit from bands below it best: where the sum of what values exceed
+    the limit by, each cut at `reach`, is largest. A node of a coarse wave in a small window, or a lone peak of noise
+    beyond, does not decide. Values are averaged with those of the neighbouring bands (1, 2, 1).
     """
 
-    def __init__(self, shape: tuple[int, ...], bands: np.ndarray, limit: float) -> None:
-        self.bands, self.limit = bands, limit
-        self.crossing = torch.full(shape, float(bands[-1]))
-        self.alive = torch.ones(shape, dtype=torch.bool)
+    def __init__(self, shape: tuple[int, ...], bands: np.ndarray, limit: float, reach: float = 0.3) -> None:
+        self.bands, self.limit, self.reach = bands, limit, reach
+        self.crossing = torch.full(shape, float(bands[0]))
+        self.sum = torch.zeros(shape)
+        self.largest = torch.zeros(shape)
         self.raw: list[Tensor] = []
-        self.smooth: Tensor | None = None
+        self.before: Tensor | None = None
         self.n_done = 0
 
     def add(self, value: Tensor) -> None:
@@ -145,15 +148,18 @@ class CrossingTracker:
 
     def _settle(self, value: Tensor) -> None:
         index = self.n_done
-        below = self.alive & (value < self.limit)
-        if self.smooth is None:
-            place = torch.full_like(value, float(self.bands[0]))
-        else:
-            share = ((self.smooth - self.limit) / (self.smooth - value).clamp_min(1e-6)).clamp(0, 1)
+        excess = value - self.limit
+        if self.before is not None:
+            # The band before was the last one above so far: the crossing lies between it and this one.
+            ends = (self.sum >= self.largest) & (excess < 0) & (self.before >= 0)
+            share = (self.before / (self.before - excess).clamp_min(1e-6)).clamp(0, 1)
             place = self.bands[index - 1] + share * (self.bands[index] - self.bands[index - 1])
-        self.crossing = torch.where(below, place, self.crossing)
-        self.alive &= ~below
-        self.smooth = value
+            self.crossing = torch.where(ends, place.float(), self.crossing)
+        self.sum = self.sum + excess.clamp(-self.reach, self.reach)
+        better = self.sum > self.largest
+        self.crossing = torch.where(better, torch.full_like(self.crossing, float(self.bands[index])), self.crossing)
+        self.largest = torch.maximum(self.largest, self.sum)
+        self.before = excess
         self.n_done += 1
 
 
