@@ -8,11 +8,12 @@ from cryoloom.ctf_fit.errors import covariance, posterior
 from cryoloom.ctf_fit.fit import fit_at, fit_rings
 from cryoloom.ctf_fit.model import Beam, Defocus
 from cryoloom.ctf_fit.profile import RingProfile
-from cryoloom.ctf_fit.rings import prepare_rings, reweigh
+from cryoloom.ctf_fit.rings import excess_noise, prepare_rings, reweigh
 from cryoloom.ctf_fit.spectrum import tile_spectra
 
 BEAM = Beam(300.0, 2.7, 0.1)
 TRUTH = Defocus.from_uv(14_500.0, 13_500.0, 0.6)
+LAG = 2 * BEAM.wavelength * TRUTH.mean
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_the_fit_is_the_same_from_both_sides(prepared):
 def test_where_rings_are_strong_the_posterior_is_the_curvature(prepared):
     spectra, data = prepared
     fit = fit_rings(data, BEAM, TRUTH)
-    fit = fit_rings(reweigh(data, fit.model), BEAM, fit.defocus)
+    fit = fit_rings(reweigh(data, spectra, fit.model, fit.solution.phase, LAG), BEAM, fit.defocus)
     linear, _ = covariance(fit, spectra)
     known = posterior(fit, spectra)
     ratio = np.sqrt(np.diag(known.covariance) / np.diag(linear))
@@ -80,9 +81,25 @@ def test_the_model_at_the_fit_explains_the_spectrum(prepared):
 
 
 def test_a_shell_that_the_model_misses_loses_weight(prepared):
-    _, data = prepared
+    spectra, data = prepared
     fit = fit_rings(data, BEAM, TRUTH)
     spoiled = fit.model + np.where(np.abs(np.sqrt(data.k2) - 0.2) < 0.01, 0.3, 0.0)
-    lighter = reweigh(data, spoiled)
+    lighter = reweigh(data, spectra, spoiled, fit.solution.phase, LAG)
     hit = np.abs(np.sqrt(data.k2) - 0.2) < 0.005
-    assert (lighter.weight[hit] < 0.2 * data.weight[hit]).all()
+    assert (lighter.weight[hit] < 0.3 * data.weight[hit]).all()
+
+
+def test_noise_that_ripples_with_the_rings_is_counted_and_white_noise_is_not(prepared):
+    _, data = prepared
+    fit = fit_rings(data, BEAM, TRUTH)
+    rng = np.random.default_rng(4)
+    weight = np.full(len(data.k2), 400.0)
+    white = rng.standard_normal(len(data.k2)) / 20
+    lobes = np.cos(6 * 0.5 * np.arctan2(data.k2_sin, data.k2_cos)) * np.sin(fit.solution.phase)
+    near = np.sqrt(data.k2) < 0.15
+    base = np.ones(len(data.k))
+    clean = excess_noise(data, weight, white, fit.solution.phase, base)
+    rough = excess_noise(data, weight, white + np.where(near, 0.02 * lobes, 0.0), fit.solution.phase, base)
+    assert clean.max() < 2
+    assert rough[data.k < 0.12].min() > 2
+    assert rough[data.k > 0.25].max() < 2

@@ -54,8 +54,9 @@ def covariance(fit: RingFit, spectra: TileSpectra) -> tuple[np.ndarray, float]:
     inverse = np.linalg.pinv(weighted.T @ jacobian, rcond=1e-13, hermitian=True)
     lever = (weighted @ inverse)[:, : fit.n_free]  # (n, n_free): influence of one bin
     # From the model: each coefficient is exponentially distributed, neighbours are correlated by the taper.
-    factor = _lag_factor(fit, spectra, np.sqrt(data.k2))
-    expected = (lever * (factor * fit.model**2 / spectra.bins.count[data.column])[:, None]).T @ lever
+    # Particles of a finite number add to that what `excess` says.
+    factor = spectra.variance_factors(2 * fit.profile.beam.wavelength * abs(fit.defocus.mean) * np.sqrt(data.k2))
+    expected = (lever * (data.excess * factor * fit.model**2 / spectra.bins.count[data.column])[:, None]).T @ lever
     # From the scatter of the tiles.
     n_tiles = len(spectra.power)
     if n_tiles < 4:
@@ -112,13 +113,6 @@ def posterior(fit: RingFit, spectra: TileSpectra, *, n_samples: int = 128) -> Po
 def fit_at_mean(fit: RingFit, known: Posterior) -> RingFit:
     """The fit at the mean of the posterior."""
     return fit_at(fit.profile, known.mean, fit.n_free)
-
-
-def _lag_factor(fit: RingFit, spectra: TileSpectra, k: np.ndarray) -> np.ndarray:
-    """`variance_factor` for factors that ripple as the rings do, at frequencies `k`."""
-    lag = 2 * fit.profile.beam.wavelength * abs(fit.defocus.mean) * k
-    lags = np.linspace(0.0, float(lag.max()) + 1.0, 16)
-    return np.interp(lag, lags, [spectra.variance_factor(x) for x in lags])
 
 
 def _chi2_quantile(probability: np.ndarray, freedom: float) -> np.ndarray:

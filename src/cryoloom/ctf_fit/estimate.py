@@ -141,7 +141,8 @@ def estimate_image_ctf(
         rings = _rings(spectra, k_min, k_max)
         fit = fit_rings(rings, beam, fit.defocus, fit_phase_shift=fit_phase_shift)
     for _ in range(2):
-        weighted = reweigh(rings, fit.model)
+        lag = 2 * beam.wavelength * fit.defocus.mean
+        weighted = reweigh(rings, spectra, fit.model, fit.solution.phase, lag)
         fit = fit_rings(weighted, beam, fit.defocus, fit_phase_shift=fit_phase_shift)
     noise = spectra.variance_factor() * spectra.n_independent
     slab = fit_thickness(fit, noise) if with_thickness else None

@@ -173,7 +173,7 @@ def _bases(k: np.ndarray, defocus: float, beam: Beam) -> tuple[np.ndarray, np.nd
     # Background functions must be slower than the rings: count the rings in the range.
     rings = abs(beam.wavelength * defocus * (high**2 - low**2) - 0.5 * beam.cs_mm * 1e7 * beam.wavelength**3 * high**4)
     x, x_low, x_high = np.sqrt(k), math.sqrt(low), math.sqrt(high)
-    n_background = int(np.clip(round(1.2 * rings), 5, 12))
+    n_background = int(np.clip(round(1.6 * rings), 6, 16))
     n_depth = int(np.clip(round(0.8 * rings), 4, 9))
     depth = spline_basis(x, x_low, x_high, n_depth) @ _falling(x_low, x_high, n_depth)
     return spline_basis(x, x_low, x_high, n_background), spline_basis(x, x_low, x_high, 4), depth

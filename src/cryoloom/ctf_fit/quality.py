@@ -58,8 +58,7 @@ def ring_curves(data: RingData, fit: RingFit, beam: Beam, spectra: TileSpectra) 
     measured = mean(data.ratio / fit.background - 1)
     fitted = mean(-fit.depth * np.cos(phase) / fit.background)
     lag = 2 * beam.wavelength * abs(fit.defocus.mean) * k
-    lags = np.linspace(0.0, float(lag.max()) + 1.0, 16)
-    error = np.sqrt(np.interp(lag, lags, [spectra.variance_factor(x) for x in lags]) / total[present])
+    error = np.sqrt(spectra.variance_factors(lag) / total[present])
     return RingCurves(k, measured, fitted, error)
 
 

@@ -11,6 +11,8 @@ import numpy as np
 
 from cryoloom.ctf_fit.spectrum import TileSpectra
 
+BEYOND_CHANCE = 2.4  # the mean of 9 squared standard normal numbers is larger in 1 % of cases
+
 
 @dataclass(frozen=True)
 class RingData:
@@ -32,6 +34,8 @@ class RingData:
         The smooth radial mean at each bin, `(n,)`.
     column
         Column of each bin in `TileSpectra.power`, `(n,)`.
+    excess
+        Variance of a bin over that of a periodogram, `(n,)`.
     """
 
     ratio: np.ndarray
@@ -43,6 +47,7 @@ class RingData:
     k: np.ndarray
     scale: np.ndarray
     column: np.ndarray
+    excess: np.ndarray
 
 
 def prepare_rings(
@@ -78,25 +83,82 @@ def prepare_rings(
         k=bins.shell_k[shells],
         scale=scale,
         column=column,
+        excess=np.ones(len(column)),
     )
 
 
-def reweigh(data: RingData, model: np.ndarray, width: int = 9) -> RingData:
-    """Lower the weight of shells whose radial mean a model misses by more than chance.
+def reweigh(data: RingData, spectra: TileSpectra, model: np.ndarray, phase: np.ndarray, lag: float) -> RingData:
+    """Weights of every bin by the noise that a first fit leaves over.
 
-    The structure of the particles, an ice ring or contamination are not in the smooth model; where they are, the shell
-    says less than its statistics promise.
+    A periodogram scatters in proportion to its expectation, so bright rings count less than dark ones. Beyond that,
+    where `excess_noise` or the radial mean show more than chance, the bins say less than their statistics promise.
 
     Parameters
     ----------
     model
         Expected `ratio`, `(n,)`.
-    width
-        Shells over which the misfit is averaged.
+    phase
+        `2χ` of the fit, `(n,)`.
+    lag
+        `2 λ Δf` of the fit, Å²: rings ripple with the period `1 / (lag k)`.
+    """
+    floor = 0.2 * float(np.median(model))
+    model = np.maximum(model, floor)
+    plain = spectra.bins.count[data.column] * spectra.n_independent
+    residual = data.ratio / model - 1
+    base = spectra.variance_factors(abs(lag) * data.k) * spectra.n_independent
+    excess = np.maximum(_radial_excess(data, plain, residual), excess_noise(data, plain, residual, phase, base))
+    return dataclasses.replace(data, weight=plain / (model**2 * excess[data.row]), excess=excess[data.row])
+
+
+def excess_noise(
+    data: RingData, weight: np.ndarray, residual: np.ndarray, phase: np.ndarray, base: np.ndarray, n_bands: int = 12
+) -> np.ndarray:
+    """How much more than chance the residual scatters on patterns that ripple as the rings do, `(n_rows,)`, >= 1.
+
+    A micrograph holds a finite number of particles, each with a transform that fluctuates over frequencies of one over
+    its diameter; rings that are no finer than that are blurred by it. No CTF has rings with 4, 6, 8 or 10 lobes, so
+    the residual on such patterns is all noise, of the kind that spoils the rings themselves.
+
+    Parameters
+    ----------
+    weight
+        Inverse variance of `residual` by the statistics of periodograms, `(n,)`.
+    residual
+        Power over model, minus 1, `(n,)`.
+    phase
+        `2χ` of the fit, `(n,)`.
+    base
+        Variance of a weighted sum over a shell, against independent bins, `(n_rows,)`.
     """
     n = len(data.k)
-    total = np.bincount(data.row, data.weight, minlength=n)
-    mean = np.bincount(data.row, data.weight * (data.ratio - model), minlength=n) / total
+    place = (data.k - data.k[0]) / (data.k[-1] - data.k[0]) * (n_bands - 1)
+    hats = np.clip(1 - np.abs(place[None, :] - np.arange(n_bands)[:, None]), 0, None)  # (n_bands, n_rows)
+    turn = (data.k2_cos + 1j * data.k2_sin) / data.k2  # exp(2iθ)
+    ratio = []
+    for pattern in (np.sin(phase), np.cos(phase)):
+        chance = hats**2 @ (base * np.bincount(data.row, weight * pattern**2, minlength=n))
+        lobes = turn.copy()
+        for _ in range(4):
+            lobes = lobes * turn
+            pull = weight * pattern * residual * lobes
+            total = hats @ (np.bincount(data.row, pull.real, minlength=n) + 1j * np.bincount(data.row, pull.imag, n))
+            ratio.append(np.abs(total) ** 2 / np.maximum(chance, 1e-30))
+    band = np.mean(ratio, axis=0)
+    padded = np.concatenate([band[:1], band, band[-1:]])
+    band = 0.25 * padded[:-2] + 0.5 * band + 0.25 * padded[2:]
+    # Some 30 real numbers per band, against 10 that say 1.
+    return np.maximum(1.0, np.interp(place, np.arange(n_bands), (30 * band + 10) / 40))
+
+
+def _radial_excess(data: RingData, weight: np.ndarray, residual: np.ndarray, width: int = 9) -> np.ndarray:
+    """Squared misfit of the mean of a shell over chance, averaged over `width` shells, `(n_rows,)`; 1 where it may be.
+
+    The structure of the particles, an ice ring or contamination are not in the smooth model.
+    """
+    n = len(data.k)
+    total = np.bincount(data.row, weight, minlength=n)
+    mean = np.bincount(data.row, weight * residual, minlength=n) / total
     kernel = np.ones(min(width, n))
-    smooth = np.convolve(mean**2 * total, kernel, "same") / np.convolve(np.ones(n), kernel, "same")
-    return dataclasses.replace(data, weight=data.weight / np.maximum(1.0, smooth)[data.row])
+    squared = np.convolve(mean**2 * total, kernel, "same") / np.convolve(np.ones(n), kernel, "same")
+    return np.where(squared > BEYOND_CHANCE, squared, 1.0)

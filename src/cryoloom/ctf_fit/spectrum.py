@@ -107,6 +107,11 @@ class TileSpectra:
         lag_px = round(lag / self.pixel_size / math.sqrt(2))
         return float(np.prod([_spread(t, s, lag_px) for t, s in zip(self.tapers, self.starts, strict=True)]))
 
+    def variance_factors(self, lag: np.ndarray) -> np.ndarray:
+        """`variance_factor` at many lags (Å), by interpolation, shape of `lag`."""
+        lags = np.linspace(0.0, float(lag.max()) + 1.0, 16)
+        return np.interp(lag, lags, [self.variance_factor(x) for x in lags])
+
     @functools.cached_property
     def centre_px(self) -> np.ndarray:
         """Where each tile looks: centre of mass of its squared taper, yx pixels of the micrograph, `(n_tiles, 2)`."""
@@ -239,7 +244,7 @@ def _starts(n: int, tile: int) -> tuple[int, ...]:
     return tuple(round(i * (n - tile) / (n_tiles - 1)) for i in range(n_tiles))
 
 
-def _tapers(starts: tuple[int, ...], tile: int, edge: float = 0.125) -> np.ndarray:
+def _tapers(starts: tuple[int, ...], tile: int, edge: float = 0.04) -> np.ndarray:
     """Tapers along one axis, `(n, tile)`: sine ramps as long as the overlap, short ones at the outer edges."""
     out = np.ones((len(starts), tile))
     outer = max(2, round(edge * tile))

@@ -14,6 +14,7 @@ from scipy.ndimage import map_coordinates
 from scipy.optimize import minimize
 
 from cryoloom.ctf_fit.fit import RingFit
+from cryoloom.ctf_fit.model import spline_basis
 from cryoloom.ctf_fit.quality import equiphase_k2
 from cryoloom.ctf_fit.spectrum import TileSpectra
 
@@ -62,7 +63,8 @@ def fit_tilt(fit: RingFit, spectra: TileSpectra, shape: tuple[int, int], *, stee
     reach = float(np.hypot(*place.T).max())
     span = steepest * reach + 1_000.0
     start = fit.defocus.mean
-    grid = np.arange(max(start - span, 500.0), start + span, TABLE_STEP)
+    # Rings of far lower defocus are so wide that any background looks like them.
+    grid = np.arange(max(start - span, 0.3 * start), start + span, TABLE_STEP)
     k, ripple, weight = _tile_curves(fit, spectra)
     envelope = np.sqrt(np.maximum(np.interp(k, fit.profile.data.k, _radial_depth(fit)), 1e-6))
     plane = np.asarray([start, 0.0, 0.0])
@@ -70,6 +72,8 @@ def fit_tilt(fit: RingFit, spectra: TileSpectra, shape: tuple[int, int], *, stee
         table = _tabulate(fit, k, ripple, weight * envelope, grid)
 
         def score(p: np.ndarray, table: np.ndarray = table) -> float:
+            if math.hypot(p[1], p[2]) > steepest or not grid[0] <= p[0] <= grid[-1]:
+                return math.inf
             return -_along_plane(table, grid, place, p)
 
         if round_ == 0:
@@ -108,8 +112,8 @@ def _tile_curves(fit: RingFit, spectra: TileSpectra) -> tuple[np.ndarray, np.nda
     count = spectra.bins.count[data.column]
     total = np.bincount(index, count)
     present = np.flatnonzero(total > 0)
-    # Per tile: mean over the bins of each line of power over the smooth mean and the background.
-    lever = count / (data.scale * fit.background)
+    # Per tile: mean over the bins of each line of power over the smooth mean.
+    lever = count / data.scale
     curves = (
         np.stack(
             [
@@ -120,7 +124,7 @@ def _tile_curves(fit: RingFit, spectra: TileSpectra) -> tuple[np.ndarray, np.nda
         / total[present]
     )
     k = np.bincount(index, count * np.sqrt(data.k2))[present] / total[present]
-    x = np.polynomial.chebyshev.chebvander(np.interp(k, [k[0], k[-1]], [-1, 1]), 3)
+    x = spline_basis(np.sqrt(k), math.sqrt(k[0]), math.sqrt(k[-1]), 6)
     weight = total[present]
     root = np.sqrt(weight)[:, None]
     level = x @ np.linalg.lstsq(x * root, curves.T * root, rcond=None)[0]  # (n, n_tiles): tiles differ in brightness
