@@ -38,13 +38,22 @@ class LocalResolution:
     bands: np.ndarray
     window: float
 
-    def consensus(self) -> np.ndarray:
-        """Both methods in one map: the mean of their frequencies, as a resolution in Å, `(d, h, w)` float32."""
-        return (2.0 / (1.0 / self.fsc + 1.0 / self.significance)).astype(np.float32)
+    def consensus(self, inside: np.ndarray) -> np.ndarray:
+        """Both methods in one map: their geometric mean on the scale of the FSC, Å, `(d, h, w)` float32.
 
-    def disagreement(self) -> np.ndarray:
-        """Logarithm of the ratio of the methods, `(d, h, w)`; 0 where they agree."""
-        return np.abs(np.log(self.fsc / self.significance))
+        Signal is significant beyond the frequency at which its FSC crosses the threshold. The median of the ratio over
+        the voxels `inside` takes that common factor out.
+        """
+        ratio = np.log(self.significance / self.fsc)
+        return (self.fsc * np.exp(0.5 * (ratio - self._offset(inside)))).astype(np.float32)
+
+    def disagreement(self, inside: np.ndarray) -> np.ndarray:
+        """Logarithm of the ratio of the methods without its median over `inside`, `(d, h, w)`; 0 where they agree."""
+        return np.abs(np.log(self.significance / self.fsc) - self._offset(inside))
+
+    def _offset(self, inside: np.ndarray) -> float:
+        chosen = inside if inside.any() else np.ones_like(inside, dtype=bool)
+        return float(np.median(np.log(self.significance[chosen] / self.fsc[chosen])))
 
 
 def measure_local_resolution(
@@ -117,9 +126,9 @@ def choose_bands(box: int, pixel_size: float, window: float, coarsest: float) ->
 class CrossingTracker:
     """Frequency at which a value falls below a limit for good, voxel by voxel, band after band.
 
-    It is the change point that parts bands above the limit from bands below it best: where the sum of what values exceed
-    the limit by, each cut at `reach`, is largest. A node of a coarse wave in a small window, or a lone peak of noise
-    beyond, does not decide. Values are averaged with those of the neighbouring bands (1, 2, 1).
+    It is the change point that best parts bands above the limit from bands below: where the sum of what values exceed
+    the limit by, each cut at `reach`, is largest. A node of a coarse wave in a small window does not decide, nor does a
+    lone peak of noise beyond. Values are averaged with those of the neighbouring bands (1, 2, 1).
     """
 
     def __init__(self, shape: tuple[int, ...], bands: np.ndarray, limit: float, reach: float = 0.3) -> None:
