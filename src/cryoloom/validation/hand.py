@@ -27,7 +27,7 @@ SURE = 5.0
 BLIND = 6.5
 """Å; coarser maps are not asked."""
 
-FINEST, LARGEST = 3.6, 96
+FINEST, LARGEST = 3.6, 80
 """Å at which finer maps are asked, and voxels of the largest cube: the middle of a large particle is enough."""
 
 LENGTH, RADIUS = 16.0, 5.0
