@@ -97,12 +97,12 @@ def test_beam_tilt_becomes_milliradians(tmp_path):
     assert optics.beam_tilt_mrad == pytest.approx((0.1, -0.05), rel=1e-6)
 
 
-def test_aberrations_without_a_home_are_kept_and_announced(tmp_path):
+def test_aberrations_that_differ_within_a_group_are_announced(tmp_path):
     table = make_table()
-    table["ctf/trefoil_A"] = (100.0, -50.0)
-    with pytest.warns(UserWarning, match="trefoil_A"):
-        particles = read_cs_particles(save(tmp_path / "p.cs", table))
-    assert particles.extra["cryosparcCtfTrefoilA1"].tolist() == [-50.0] * 12
+    table["ctf/trefoil_A"][::2] = (100.0, -50.0)
+    table["ctf/trefoil_A"][0] = (300.0, 0.0)
+    with pytest.warns(UserWarning, match="trefoil_A differs"):
+        read_cs_particles(save(tmp_path / "p.cs", table))
 
 
 def test_a_split_with_one_value_is_no_half_set(tmp_path):

@@ -20,6 +20,7 @@ from cryoloom.io.coordinates import (
     write_topaz,
 )
 from cryoloom.io.cs import is_cs, read_cs_exposures, read_cs_particles, read_cs_table
+from cryoloom.io.cs_writer import write_cs_particles
 from cryoloom.io.ctffind import CtffindFile, is_ctffind, read_ctffind, write_ctffind
 from cryoloom.io.records import read_micrographs, read_movies, read_particles, read_picks
 from cryoloom.io.star import iter_tables, read_star
@@ -63,6 +64,11 @@ def convert_files(
         dropped = write_relion30(record, run.folder / "particles_relion30.star")
         for name in dropped:
             run.warn(f"{name} has no column in RELION 3.0 and is left out.")
+        return {}
+    if settings.to == "cs":
+        if kind != "particles":
+            raise InputError(f"{files[0]}: only particles are written for cryoSPARC, these are {kind}.")
+        write_cs_particles(record, run.folder / "particles.cs")
         return {}
     if settings.to == "cistem":
         if kind != "particles":

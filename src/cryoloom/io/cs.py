@@ -2,7 +2,8 @@
 
 A `.cs` file is a NumPy structured array. What the main file lacks comes from passthrough files, joined by `uid`. Poses
 are rotation vectors and `R = exp([pose])` (image frame to volume frame); shifts are pixels of `alignments3D/psize_A`
-with RELION's sign. Fields without a home travel as columns whose labels begin with `cryosparc`.
+with RELION's sign. Aberrations become those of `Optics` (`cs_aberrations`). Fields without a home travel as columns
+whose labels begin with `cryosparc`; what `cs_writer` put beside the fields of cryoSPARC comes back as it was.
 """
 
 import warnings
@@ -16,23 +17,27 @@ import torch
 from cryoloom.contract import InputError
 from cryoloom.data import MicrographSet, MovieSet, Optics, ParticleSet
 from cryoloom.geometry.rotation import axis_angle_to_matrix
+from cryoloom.io.cs_aberrations import CsAberrations, optics_fields
 from cryoloom.io.paths import PathFinder, map_unique
 
 _MOST_HEADER = 1 << 22
 _USED = {
     "uid", "blob/path", "blob/idx", "blob/shape", "blob/psize_A", "ctf/accel_kv", "ctf/cs_mm", "ctf/amp_contrast",
     "ctf/exp_group_id", "ctf/df1_A", "ctf/df2_A", "ctf/df_angle_rad", "ctf/phase_shift_rad", "ctf/tilt_A",
-    "ctf/bfactor", "ctf/scale", "ctf/type", "ctf/scale_const", "alignments3D/split", "alignments3D/shift",
+    "ctf/bfactor", "ctf/scale", "alignments3D/split", "alignments3D/shift",
     "alignments3D/pose", "alignments3D/psize_A", "alignments3D/class", "alignments2D/shift", "alignments2D/pose",
-    "alignments2D/psize_A", "alignments2D/class", "location/micrograph_path", "location/micrograph_shape",
+    "alignments2D/psize_A", "alignments2D/class", "location/micrograph_path",
     "location/center_x_frac", "location/center_y_frac", "pick_stats/ncc_score",
+    "ctf/shift_A", "ctf/trefoil_A", "ctf/tetra_A", "ctf/anisomag",
 }  # fmt: skip
 _TEXT, _WHOLE, _REAL = "SU", "iu", "iuf"
 _TYPES: dict[str, tuple[str, tuple[int, ...]]] = {
     "uid": (_WHOLE, ()), "blob/idx": (_WHOLE, ()), "blob/shape": (_WHOLE, (2,)), "alignments3D/split": (_WHOLE, ()),
     "alignments3D/class": (_WHOLE, ()), "alignments2D/class": (_WHOLE, ()), "alignments3D/pose": (_REAL, (3,)),
     "alignments3D/shift": (_REAL, (2,)), "alignments2D/shift": (_REAL, (2,)), "alignments2D/pose": (_REAL, ()),
-    "ctf/tilt_A": (_REAL, (2,)), "ctf/exp_group_id": (_WHOLE, ()), "mscope_params/exp_group_id": (_WHOLE, ()),
+    "ctf/tilt_A": (_REAL, (2,)), "ctf/shift_A": (_REAL, (2,)), "ctf/trefoil_A": (_REAL, (2,)),
+    "ctf/tetra_A": (_REAL, (4,)), "ctf/anisomag": (_REAL, (4,)),
+    "ctf/exp_group_id": (_WHOLE, ()), "mscope_params/exp_group_id": (_WHOLE, ()),
     "location/micrograph_shape": (_WHOLE, (2,)),
 }  # fmt: skip
 _TYPES |= dict.fromkeys(
@@ -48,7 +53,11 @@ _TYPES |= dict.fromkeys(
      "location/center_y_frac", "pick_stats/ncc_score"),
     (_REAL, ()),
 )  # fmt: skip
-_ZERO_IS_NOTHING = ("ctf/shift_A", "ctf/trefoil_A", "ctf/tetra_A", "ctf/anisomag", "ctf/tilt_A")
+_ABERRATIONS = {"shift": "ctf/shift_A", "tilt": "ctf/tilt_A", "trefoil": "ctf/trefoil_A", "tetra": "ctf/tetra_A",
+                "anisomag": "ctf/anisomag"}  # fmt: skip
+OWN, FOREIGN = "cryoloom/", "relion/"
+SIGN_ASSUMED = "cryoloom/sign_assumed"
+"""Groups that `cs_writer` adds: fields of the record as they were, and columns of RELION."""
 
 
 def read_cs_table(path: Path | str, passthrough: Sequence[Path | str] = ()) -> np.ndarray:
@@ -89,12 +98,18 @@ def read_cs_particles(
     root
         cryoSPARC project folder, which paths in the file start from; the folders above the file are tried too.
     """
+    from cryoloom.io.cs_writer import with_originals
+
     table = read_cs_table(path, passthrough)
+    return with_originals(particles_of_table(table, path, PathFinder(path, root)), table)
+
+
+def particles_of_table(table: np.ndarray, path: Path | str, finder: PathFinder) -> ParticleSet:
+    """Particles of a table, from the fields of cryoSPARC alone; `path` is for messages."""
     names = set(table.dtype.names or ())
     for name in ("blob/path", "blob/idx"):
         if name not in names:
             raise InputError(f"{path}: no field {name}; these are no particles, or a passthrough file is missing.")
-    finder = PathFinder(path, root)
     blob = _text(table["blob/path"])
     fields: dict[str, Any] = {
         "image_path": finder.find_all(map_unique(blob, lambda name: name.lstrip(">"))),
@@ -283,26 +298,38 @@ def _optics(table: np.ndarray, names: set[str], path: Path | str, blob: str) -> 
                 )
         box = int(row["blob/shape"][1]) if blob == "blob" and "blob/shape" in names and row["blob/shape"][1] else None
         cs_mm = _decimal(row[f"{source}/cs_mm"])
-        tilt = (0.0, 0.0)
-        if "ctf/tilt_A" in names and cs_mm > 0:
-            sine = 1e-7 * np.median(table["ctf/tilt_A"][rows].astype(np.float64), axis=0) / cs_mm
-            tilt = (float(1000 * np.arcsin(sine[0])), float(1000 * np.arcsin(sine[1])))
+        voltage = _decimal(row[f"{source}/accel_kv"])
+        aberrations: dict[str, Any] = {}
+        if voltage > 0:
+            aberrations = dict(optics_fields(_stored(table, rows, names, f"{path}: group {number}"), voltage, cs_mm))
         contrast = f"{source}/amp_contrast" if f"{source}/amp_contrast" in names else None
         try:
             groups.append(
                 Optics(
                     name=f"exposureGroup{int(number)}",
                     pixel_size=_decimal(row[f"{blob}/psize_A"]),
-                    voltage_kv=_decimal(row[f"{source}/accel_kv"]),
+                    voltage_kv=voltage,
                     cs_mm=cs_mm,
                     amplitude_contrast=_decimal(row[contrast]) if contrast else 0.1,
-                    beam_tilt_mrad=tilt,
                     box=box,
+                    **aberrations,
                 )
             )
         except ValueError as error:
             raise InputError(f"{path}: exposure group {number}: {error}.") from error
     return tuple(groups), index.astype(np.int64)
+
+
+def _stored(table: np.ndarray, rows: np.ndarray, names: set[str], where: str) -> CsAberrations:
+    """Aberrations of one exposure group: the median of its rows, which should be alike."""
+    found = {}
+    for field, name in _ABERRATIONS.items():
+        if name in names:
+            values = table[name][rows].astype(np.float64)
+            found[field] = np.median(values, axis=0)
+            if np.abs(values - found[field]).max() > 1e-3 * max(np.abs(values).max(), 1e-6):
+                warnings.warn(f"{where}: {name} differs between particles; the median is used.", stacklevel=6)
+    return CsAberrations(**found)
 
 
 def _decimal(value: Any) -> float:
@@ -311,17 +338,24 @@ def _decimal(value: Any) -> float:
 
 
 def _extra(table: np.ndarray) -> dict[str, np.ndarray]:
-    """Fields without a home as columns; those that say nothing (all 0) are left out, aberrations announced."""
+    """Fields without a home as columns."""
+    names = table.dtype.names or ()
     out: dict[str, np.ndarray] = {}
-    if "uid" in (table.dtype.names or ()):
+    if "uid" in names:
         out["cryosparcUid"] = table["uid"].astype(str).astype(object)
-    for name in table.dtype.names or ():
+    for name in names:
         column = table[name]
-        if name in _USED or (name in _ZERO_IS_NOTHING and not column.any()):
+        if (
+            name.startswith(OWN)
+            or (name == "blob/sign" and SIGN_ASSUMED in names)
+            or (name in _USED and not _is_needed(name, table))
+        ):
             continue
-        if name in _ZERO_IS_NOTHING:
-            warnings.warn(f"{name} has no counterpart yet; it is kept in columns, not used.", stacklevel=4)
-        label = "cryosparc" + "".join(w[:1].upper() + w[1:] for w in name.replace("/", "_").split("_"))
+        if name.startswith(FOREIGN):
+            label = name.removeprefix(FOREIGN)
+            out[label] = _text(column) if column.dtype.kind in "SU" else column.copy()
+            continue
+        label = extra_label(name)
         if column.dtype.kind in "SU" and column.ndim == 1:
             out[label] = _text(column)
         elif column.dtype.kind in "iufb":
@@ -333,3 +367,20 @@ def _extra(table: np.ndarray) -> dict[str, np.ndarray]:
                     wide = values.astype(str).astype(object)
                 out[label if parts.shape[1] == 1 else f"{label}{i}"] = wide
     return out
+
+
+def extra_label(name: str) -> str:
+    """Label of a column that holds a field of cryoSPARC without a home: `blob/sign` is `cryosparcBlobSign`."""
+    return "cryosparc" + "".join(w[:1].upper() + w[1:] for w in name.replace("/", "_").split("_"))
+
+
+def _is_needed(name: str, table: np.ndarray) -> bool:
+    """Whether a field that is read into the record says more than the record can."""
+    names = table.dtype.names or ()
+    if name == "alignments3D/split":
+        return set(np.unique(table[name]).tolist()) != {0, 1}
+    if name == "alignments3D/psize_A":
+        return "blob/psize_A" not in names or not np.array_equal(table[name], table["blob/psize_A"])
+    if name in ("alignments2D/shift", "alignments2D/psize_A", "alignments2D/class"):
+        return "alignments3D/pose" in names
+    return False
