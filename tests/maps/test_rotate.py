@@ -2,13 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import scipy.ndimage
 import torch
 
 from cryoloom.geometry import euler_to_matrix, random_rotations
 from cryoloom.maps import fourier_shell_correlation, lowpass
-from cryoloom.maps.rotate import transform_map
+from cryoloom.maps.rotate import sample_spectrum, spline_spectrum, transform_map
 
 
 def points_map(box: int, points: list[tuple[float, float, float]], sigma: float = 1.6) -> torch.Tensor:
@@ -47,3 +48,18 @@ def test_turning_there_and_back_keeps_the_map_up_to_high_frequency():
     rotation = random_rotations(1, torch.Generator().manual_seed(4))[0]
     back = transform_map(transform_map(volume, rotation), rotation.T)
     assert fourier_shell_correlation(back, volume)[:19].min() > 0.995
+
+
+@pytest.mark.parametrize("box", [16, 17])
+@pytest.mark.parametrize("degree", [1, 3])
+def test_samples_at_the_last_frequencies_are_those_of_the_volume(box, degree):
+    """Windows there reach beyond the spectrum, which repeats."""
+    axis = torch.arange(box, dtype=torch.float64) - box // 2
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    volume = torch.exp(-((x - 1) ** 2 + (y + 1) ** 2 + (z - 0.5) ** 2) / 1.2)
+    last = (box - 1) // 2
+    points = np.array([[a, b, c] for a in (-last, 0, last) for b in (-last, 0, last) for c in (-last, 0, last)], float)
+    places = torch.stack([x, y, z], -1).reshape(-1, 3).numpy()
+    expected = np.exp(-2j * np.pi * points @ places.T / box) @ volume.reshape(-1).numpy()
+    found = sample_spectrum(spline_spectrum(volume, degree=degree), points)
+    assert np.abs(found - expected).max() < (0.15 if degree == 1 else 0.03) * float(volume.sum())

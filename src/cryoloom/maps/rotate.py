@@ -53,12 +53,13 @@ def spline_spectrum(volume: Tensor, radius: int | None = None, degree: int = 3) 
     profile = np.sinc(offset / n) ** (degree + 1)
     data: np.ndarray = volume.detach().cpu().numpy().astype(np.float32)
     data = data / (profile[:, None, None] * profile[:, None] * profile).astype(np.float32)
-    m = min(PADDING * radius + 3, n // 2 - 1)
+    m = PADDING * radius + 3  # beyond n // 2 the spectrum repeats; a sample takes in two values on either side
     signed, positive = np.arange(-m, m + 1), np.arange(-2, m + 1)
     workers = torch.get_num_threads()
-    # One axis at a time, keeping only what is asked for; a line of real data has the conjugate at negative kx.
+    # One axis at a time, keeping only what is asked for; a line of real data has the conjugate at -kx and at n - kx.
     x: np.ndarray = scipy.fft.rfft(data, n, axis=2, workers=workers)
-    x = np.concatenate([x[..., 2:0:-1].conj(), x[..., : m + 1]], axis=2)
+    there, mirrored = np.minimum(positive % n, -positive % n), positive % n > n // 2
+    x = np.where(mirrored, x[..., there].conj(), x[..., there])
     y = scipy.fft.fft(x, n, axis=1, workers=workers)[:, signed % n]
     z = scipy.fft.fft(y, n, axis=0, workers=workers)[signed % n]
 
