@@ -44,3 +44,9 @@ def test_a_map_without_solvent_noise_gives_no_number():
     volume, _, mask = noisy_map(0, 5.0)
     found = estimate_single_map(volume * mask, PIXEL)
     assert np.isnan(found.resolution) and found.reason
+
+
+def test_a_map_with_suppressed_solvent_gives_no_number():
+    volume, _, mask = noisy_map(0, 5.0)
+    found = estimate_single_map(volume * (0.1 + 0.9 * mask), PIXEL)
+    assert np.isnan(found.resolution) and "sampling limit" in found.reason

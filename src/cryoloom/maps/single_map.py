@@ -83,5 +83,10 @@ def estimate_single_map(volume: Tensor, pixel_size: float, *, threshold: float =
     covariance = fsc_noise_covariance((box,) * 3, inside)
     # The power of two regions scatters about twice as much as the FSC of halves would.
     crossing = locate_crossing(fsc, 2 * covariance, threshold)
+    if not crossing.bounded:
+        return failed(
+            "The particle stands out from the solvent up to the sampling limit: noise was taken out of the solvent, or "
+            "the pixel is too coarse."
+        )
     worst, best = (box * pixel_size / shell for shell in crossing.interval(len(fsc)))
     return SingleMapResolution(box * pixel_size / max(crossing.shell, 0.5), (best, worst), fsc)
