@@ -56,7 +56,7 @@ def test_particles_of_unknown_size_and_contrast_are_found(tmp_path, simulated, s
     job, picks = _pick(tmp_path, micrographs)
     assert job.summary["verdict"] == "found"
     assert job.summary["contrast_sign"] == -sign
-    assert 0.5 < job.summary["diameter"] / simulated[0].diameter < 1.15
+    assert 0.85 < job.summary["diameter"] / simulated[0].diameter < 1.25
     for row, truth in enumerate(simulated):
         recall, precision = picking_bed.score_picks(
             _of(picks, micrographs, row), truth.position_px, 0.35 * truth.diameter / 1.5

@@ -1,8 +1,8 @@
-"""Matched filter for round particles of one diameter: a micrograph becomes a map of scores.
+"""Matched filter for round particles: a micrograph becomes a map of scores.
 
-The template is the projection of a uniform ball, seen through the micrograph's CTF; its correlation with the
-micrograph is weighted by a power of the micrograph's own spectrum (exponent 1 is the whitening filter for dense
-particles, 0 the plain correlation). Between the two, the square root suppresses coloured noise without
+The template is the projection of a ball or of a mixture of balls, seen through the micrograph's CTF; its correlation
+with the micrograph is weighted by a power of the micrograph's own spectrum (exponent 1 is the whitening filter for
+dense particles, 0 the plain correlation). Between the two, the square root suppresses coloured noise without
 suppressing the particles that make up part of the spectrum. The map is scaled to unit variance.
 """
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cryoloom.fourier import frequency_grid, irfftn, rfftn, shell_mean, spread_shells
 from cryoloom.optics.ctf import ctf
+from cryoloom.picking.template import RoundTemplate
 
 
 @dataclass(frozen=True)
@@ -86,31 +87,22 @@ class Spectrum:
         self.ctf = transfer.on_grid(self.frequency) if transfer is not None else torch.ones_like(self.radius)
         self.weighted = dft * self.weight
 
-    def score_map(self, diameter: float) -> Tensor:
-        """Correlation with a ball of `diameter` Å, `(h, w)` of the image; its variance is one."""
-        template = ball_projection(self.radius, diameter) * self.ctf
-        return self._filter(template)
+    def score_map(self, template: RoundTemplate) -> Tensor:
+        """Correlation with a round template, `(h, w)` of the image; its variance is one."""
+        return self._filter(template.transform(self.radius) * self.ctf)
 
-    def radial_score_map(self, profile: Tensor, step: float) -> Tensor:
-        """Correlation with a round template whose spectrum is `profile` at frequencies `step * i` 1/Å."""
-        position = (self.radius / step).clamp(max=len(profile) - 1.001)
-        low = position.floor().long()
-        fraction = position - low
-        template = profile[low] * (1 - fraction) + profile[low + 1] * fraction
-        return self._filter(template.to(self.radius.dtype) * self.ctf)
+    def point_spread(self, template: RoundTemplate, half: int) -> Tensor:
+        """`score_map` of a lone particle like the template, 1 at its centre, `(2 half + 1, 2 half + 1)`."""
+        seen = template.transform(self.radius) * self.ctf
+        answer = irfftn((self.weight * seen * seen).to(self.weighted.dtype), self.shape)
+        answer = torch.roll(answer, (half, half), (0, 1))[: 2 * half + 1, : 2 * half + 1]
+        return answer / answer[half, half]
 
     def _filter(self, template: Tensor) -> Tensor:
         score = irfftn(self.weighted * template, self.shape)
         m = self.margin_px
         score = score[m : self.shape[0] - m, m : self.shape[1] - m]
         return score / score.std().clamp_min(1e-12)
-
-
-def ball_projection(radius: Tensor, diameter: float) -> Tensor:
-    """Transform of the projection of a uniform ball at spatial frequencies `radius` in 1/Å; 1 at the origin."""
-    x = (math.pi * diameter * radius).clamp_min(1e-2)
-    value = 3 * (torch.sin(x) - x * torch.cos(x)) / x**3
-    return torch.where(radius * diameter * math.pi < 1e-2, torch.ones_like(value), value)
 
 
 def smooth_spectrum(power: Tensor, width: int = 2) -> Tensor:

@@ -68,9 +68,22 @@ def refine_peaks(score: np.ndarray, position: np.ndarray) -> np.ndarray:
 
 def normalise_by_background(score: Tensor) -> Tensor:
     """Shift and scale so that the background, judged by the lower half of all values, has mean 0 and deviation 1."""
-    sample = score.reshape(-1)[:: max(1, score.numel() // 40_000)].sort().values
-    low, middle = sample[int(0.1587 * len(sample))], sample[len(sample) // 2]
-    return (score - middle) / (middle - low).clamp_min(1e-6)
+    low, middle = _quantiles(score, (0.1587, 0.5))
+    return (score - middle) / max(middle - low, 1e-6)
+
+
+def noise_level(residual: Tensor) -> tuple[float, float]:
+    """Median and standard deviation of noise, the latter from the middle two thirds of all values."""
+    low, middle, high = _quantiles(residual, (0.1587, 0.5, 0.8413))
+    return middle, max(0.5 * (high - low), 1e-6)
+
+
+def _quantiles(values: Tensor, at: tuple[float, ...]) -> list[float]:
+    """Quantiles of a sample of some 40,000 of the values."""
+    sample = values.reshape(-1)[:: max(1, values.numel() // 40_000)].cpu().numpy()
+    places = [int(q * len(sample)) for q in at]
+    ranked = np.partition(sample, places)
+    return [float(ranked[i]) for i in places]
 
 
 def _local_maximum(score: Tensor, reach: int) -> Tensor:

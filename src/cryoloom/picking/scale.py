@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cryoloom.picking.matched import Spectrum
 from cryoloom.picking.peaks import find_peaks, normalise_by_background
+from cryoloom.picking.template import RoundTemplate
 
 _LOWEST, _COUNTS, _BOUND = 3.5, 4.0, 8.0  # standard deviations: kept as rivals, counted, and bounded
 _OVERLAP = 0.6  # of the larger diameter
@@ -60,7 +61,7 @@ def count_votes(spectrum: Spectrum, diameters: Sequence[float], pixel_size: floa
     bright: list[tuple[np.ndarray, np.ndarray]] = []
     dark: list[tuple[np.ndarray, np.ndarray]] = []
     for diameter in diameters:
-        score = spectrum.score_map(diameter)
+        score = spectrum.score_map(RoundTemplate.ball(diameter))
         for sign, peaks in ((1, bright), (-1, dark)):
             peaks.append(_peaks(sign * score, diameter, pixel_size))
     sizes = np.asarray(diameters)

@@ -13,11 +13,14 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from cryoloom.picking.deblend import deblend
 from cryoloom.picking.exclusion import exclusion_mask
 from cryoloom.picking.matched import Spectrum, Transfer
 from cryoloom.picking.peaks import find_peaks, normalise_by_background
+from cryoloom.picking.radial import Normal, normal_equations
 from cryoloom.picking.reduce import Reduced, flatten_background, reduce_micrograph
 from cryoloom.picking.scale import count_votes
+from cryoloom.picking.template import RoundTemplate
 
 Matcher = Callable[[Spectrum, float], tuple[Tensor, Tensor, dict[str, Tensor]]]
 LOWEST = 2.0  # candidates below this many standard deviations of the background are not kept
@@ -100,6 +103,7 @@ def search_micrograph(
     distance: float,
     margin: float,
     exclude: bool = False,
+    template: RoundTemplate | None = None,
     matcher: Matcher | None = None,
 ) -> Candidates:
     """All candidates on one micrograph.
@@ -113,16 +117,18 @@ def search_micrograph(
     transfer
         CTF, or None.
     diameter
-        Å.
+        Å of the dense part of the particle, the ball that fits it best.
     dark
         Whether particles are darker than what is around them.
     distance, margin
-        Smallest distance of two candidates, and of a candidate from the edge, in diameters.
+        Å, smallest distance of two candidates, and of a candidate from the edge.
     exclude
         Leave out carbon, crystals and aggregates; see `exclusion`.
+    template
+        What to look for; by default a ball of `diameter`.
     matcher
         Makes the score map, that of the inverted micrograph, and maps of labels from the prepared spectrum and its
-        pixel size; by default the round filter.
+        pixel size, in place of a round template.
     """
     reduced = reduce_micrograph(image, pixel_size, diameter / 16, dark=dark)
     px = reduced.mean_pixel_size
@@ -133,25 +139,46 @@ def search_micrograph(
         flat = torch.where(excluded, torch.zeros_like(flat), flat)
     spectrum = Spectrum(flat, reduced.pixel_size, transfer, margin_px=int(diameter / px))
     labels: dict[str, Tensor] = {}
+    reach = distance / px
     if matcher is None:
-        score = spectrum.score_map(diameter)
-        decoy = -score
+        template = template or RoundTemplate.ball(diameter)
+        spread = spectrum.point_spread(template, int(2 * diameter / px))
+        score = normalise_by_background(spectrum.score_map(template))
+        found = deblend(score, spread.cpu().numpy(), reach, lowest=LOWEST)
+        place, value, decoy = found.position, found.value, -found.residual
     else:
         score, decoy, labels = matcher(spectrum, px)
-    score = normalise_by_background(score)
-    decoy = normalise_by_background(decoy)
-    reach = distance * diameter / px
-    place, value = find_peaks(score, reach, lowest=LOWEST)
+        place, value = find_peaks(normalise_by_background(score), reach, lowest=LOWEST)
+        decoy = normalise_by_background(decoy)
     decoy_place, decoys = find_peaks(decoy, reach, lowest=LOWEST)
     contested, decoys_kept = compete(place, value, decoy_place, decoys, reach)
-    inside = _usable(place, reduced, margin * diameter, excluded)
-    decoys = decoys[_usable(decoy_place, reduced, margin * diameter, excluded) & decoys_kept]
+    inside = _usable(place, reduced, margin, excluded)
+    decoys = decoys[_usable(decoy_place, reduced, margin, excluded) & decoys_kept]
     place, value, contested = place[inside], value[inside], contested[inside]
     density, texture = circle_statistics(reduced, place, diameter)
     y, x = np.rint(place).astype(int).T if len(place) else (np.zeros(0, int), np.zeros(0, int))
     columns = {name: plane[y, x].cpu().numpy() for name, plane in labels.items()}
     position = reduced.to_micrograph(torch.from_numpy(place)).numpy()
     return Candidates(position, value, density, texture, contested, decoys, columns)
+
+
+def measure_shape(
+    image: Tensor,
+    pixel_size: float,
+    transfer: Transfer | None,
+    diameter: float,
+    position_px: np.ndarray,
+    *,
+    dark: bool,
+    distance: float,
+) -> Normal:
+    """What the picks of a micrograph say about the size and the profile of the particle; see `radial`.
+
+    `position_px` `(n, 2)` are pixels yx of the micrograph; picks closer than `distance` Å to the edge are left out.
+    """
+    reduced = reduce_micrograph(image, pixel_size, diameter / 12, dark=dark)
+    place = reduced.from_micrograph(torch.from_numpy(position_px)).numpy()
+    return normal_equations(reduced, transfer, place[_usable(place, reduced, distance, None)], diameter)
 
 
 def compete(

@@ -10,7 +10,9 @@ from cryoloom.contract import Input, Settings, StageDeclaration, setting
 class PickSettings(Settings):
     """Particles found on micrographs, without references or with the data's own class averages."""
 
-    diameter: float | None = setting(None, "Diameter of the particle.", unit="Å", gt=0)
+    diameter: float | None = setting(
+        None, "Largest extent of the particle; found from the micrographs if not given.", unit="Å", gt=0
+    )
     diameter_min: float = setting(50.0, "Smallest diameter tried when it is not given.", unit="Å", gt=0)
     diameter_max: float = setting(450.0, "Largest diameter tried when it is not given.", unit="Å", gt=0)
     false_picks: float = setting(
@@ -25,10 +27,10 @@ class PickSettings(Settings):
     )
     threshold: float | None = setting(None, "Smallest score of a pick that is kept.", expert=True)
     distance: float = setting(
-        0.7, "Smallest distance between two picks, as a fraction of the diameter.", gt=0, le=2, expert=True
+        0.55, "Smallest distance between two picks, as a fraction of the diameter.", gt=0, le=2, expert=True
     )
     margin: float = setting(
-        0.4, "Smallest distance of a pick from the edge, as a fraction of the diameter.", ge=0, expert=True
+        0.35, "Smallest distance of a pick from the edge, as a fraction of the diameter.", ge=0, expert=True
     )
     contrast: Literal["auto", "dark", "bright"] = setting(
         "auto", "Whether particles are darker or brighter than what is around them."

@@ -13,7 +13,8 @@ from cryoloom.io.records import write_coordinates
 from cryoloom.picking.bank import Bank, References, build_bank, match_bank
 from cryoloom.picking.calibrate import Calibration, calibrate
 from cryoloom.picking.junk import outliers
-from cryoloom.picking.matched import Spectrum, Transfer, default_transfer, scales
+from cryoloom.picking.learn import CORE, NOISE_P_VALUE, learn_template, transfer_of
+from cryoloom.picking.matched import Spectrum, scales
 from cryoloom.picking.reduce import flatten_background, reduce_micrograph
 from cryoloom.picking.references import load_references, reference_diameter
 from cryoloom.picking.scale import Scale, decide_scale
@@ -21,7 +22,7 @@ from cryoloom.picking.search import Candidates, search_micrograph, survey_scales
 from cryoloom.picking.settings import PICK, PickSettings
 
 N_FIGURES = 4
-NOISE_P_VALUE = 1e-3
+MOST_EXTENT = 3.0  # extent over the diameter of that ball
 
 
 @stage(PICK)
@@ -37,22 +38,30 @@ def pick_particles(micrographs: MicrographSet, references: Any, settings: PickSe
         image = torch.from_numpy(read_micrograph(micrographs.path[row])).to(run.device)
         return image, micrographs.optics[int(micrographs.optics_index[row])].pixel_size
 
-    bank_of, diameter = None, settings.diameter
+    bank_of, extent = None, settings.diameter
     if references is not None:
         images = load_references(
             references, pixel_size=settings.reference_pixel_size, contrast=settings.reference_contrast
         )
-        diameter = diameter or reference_diameter(images)
-        bank_of = _BankMaker(images, diameter, np.deg2rad(settings.angle_step_deg))
+        extent = extent or reference_diameter(images)
+        bank_of = _BankMaker(images, extent, np.deg2rad(settings.angle_step_deg))
     dark = settings.contrast != "bright"
-    if diameter is None or settings.contrast == "auto":
-        scale = _survey(micrographs, load, name_of, diameter, settings, run)
+    core = CORE * extent if extent is not None else None
+    if core is None or settings.contrast == "auto":
+        scale = _survey(micrographs, load, name_of, core, settings, run)
         if settings.contrast == "auto":
             dark = scale.dark
-        if diameter is None:
-            diameter = scale.diameter
+        if core is None:
+            core = scale.diameter
             if not scale.clear:
                 reasons.append("no diameter stands out on these micrographs; give --diameter")
+    template = None
+    if bank_of is None:
+        template = learn_template(micrographs, load, core, dark, settings, run)
+        if extent is None:
+            extent = min(max(template.extent, core), MOST_EXTENT * core) if template is not None else core / CORE
+    assert extent is not None
+    diameter = extent
 
     def search(row: int) -> dict[str, Any]:
         image, pixel_size = load(row)
@@ -60,11 +69,12 @@ def pick_particles(micrographs: MicrographSet, references: Any, settings: PickSe
             image,
             pixel_size,
             transfer_of(micrographs, row),
-            diameter,
+            core,
             dark=dark,
-            distance=settings.distance,
-            margin=settings.margin,
+            distance=settings.distance * diameter,
+            margin=settings.margin * diameter,
             exclude=settings.exclude,
+            template=template,
             matcher=bank_of,
         )
         return found.as_json()
@@ -91,6 +101,7 @@ def pick_particles(micrographs: MicrographSet, references: Any, settings: PickSe
         n_in=len(micrographs),
         n_out=n,
         diameter=round(float(diameter), 1),
+        filter_diameter=round(float(core), 1),
         picks_per_micrograph=round(n / max(searched, 1), 1),
         threshold=calibration.threshold,
         p_value=calibration.p_value,
@@ -117,27 +128,6 @@ class _BankMaker:
             if key not in self._banks:
                 self._banks[key] = build_bank(references, key, diameter, angle_step)
         return match_bank(spectrum, self._banks[key])
-
-
-def transfer_of(micrographs: MicrographSet, row: int) -> Transfer:
-    """CTF of a micrograph; a usual one where it is not known."""
-    optics = micrographs.optics[int(micrographs.optics_index[row])]
-    if micrographs.defocus_u is None or not np.isfinite(micrographs.defocus_u[row]):
-        return default_transfer(optics.voltage_kv, optics.cs_mm, optics.amplitude_contrast)
-
-    def value(column: np.ndarray | None, otherwise: float) -> float:
-        return otherwise if column is None or not np.isfinite(column[row]) else float(column[row])
-
-    defocus_u = float(micrographs.defocus_u[row])
-    return Transfer(
-        defocus_u,
-        value(micrographs.defocus_v, defocus_u),
-        value(micrographs.defocus_angle, 0.0),
-        value(micrographs.phase_shift, 0.0),
-        optics.voltage_kv,
-        optics.cs_mm,
-        optics.amplitude_contrast,
-    )
 
 
 def _survey(
