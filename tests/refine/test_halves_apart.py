@@ -15,7 +15,7 @@ from cryoloom.maps.filter import lowpass
 from cryoloom.maps.mask import spherical_mask
 from cryoloom.optics import ctf
 from cryoloom.refine.schedule import Plan, begin, iterate
-from cryoloom.refine.start import place_reference
+from cryoloom.em.start import place_reference
 
 
 class Marked:

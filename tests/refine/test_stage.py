@@ -12,7 +12,7 @@ from cryoloom.io.map_file import read_map
 from cryoloom.io.records import read_particles
 from cryoloom.maps.fsc import fourier_shell_correlation, resolution_at
 from cryoloom.project.runner import run_stage
-from cryoloom.refine.start import place_reference
+from cryoloom.em.start import place_reference
 
 
 def true_resolution(path, truth: VolumeMap) -> float:

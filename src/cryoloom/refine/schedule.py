@@ -18,7 +18,7 @@ from torch import Tensor
 from cryoloom.contract import Executor
 from cryoloom.em.accumulate import accumulate
 from cryoloom.em.defocus import defocus_shows, fit_defocus
-from cryoloom.em.gauss_newton import PosePriors, pose_errors, refine_poses
+from cryoloom.em.gauss_newton import PosePriors, refine_poses
 from cryoloom.em.halves import HalfPair, ball_mask, prepare_references, reference_volumes, solve_halves
 from cryoloom.em.images import ImageSource
 from cryoloom.em.noise import NoiseModel, estimate_image_power, estimate_noise
@@ -27,15 +27,15 @@ from cryoloom.em.poses import (
     PoseTable,
     best_of,
     empty_poses,
-    group_starts,
     join_candidates,
     posterior_of,
 )
 from cryoloom.em.reliability import fitting_share, gain_ratio
 from cryoloom.em.search import search_directions, search_poses, shift_grid
 from cryoloom.em.solve import SolvableSums, prepare_sums
+from cryoloom.em.survivors import normalise_scale, survivors, take_best
 from cryoloom.fourier.slices import PaddedSpectrum
-from cryoloom.geometry import matrix_to_axis_angle, pose_distance
+from cryoloom.geometry import matrix_to_axis_angle
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def iterate(
         n_global += 1
         middle = min(radius, max(grid_radius, radius // 2))
         candidates = fit(candidates, middle, 5)
-        candidates = _survivors(candidates, 6 if plan.soft else 2, 1e-3, plan.symmetry)
+        candidates = survivors(candidates, 6 if plan.soft else 2, 1e-3, plan.symmetry)
         candidates = fit(candidates, radius, 5)
     else:
         candidates = state.modes if state.modes is not None else poses.candidates(rows)
@@ -205,13 +205,13 @@ def iterate(
     if net:
         candidates, rescued = _safety_net(source, references, poses, candidates, fit, plan, executor, noise, radius)
         notes["rescued"] = float(rescued)
-    candidates = _survivors(candidates, 6 if plan.soft else 1, 1e-3, plan.symmetry)
+    candidates = survivors(candidates, 6 if plan.soft else 1, 1e-3, plan.symmetry)
     share = posterior_of(candidates)
     if not plan.soft:
         share = np.ones(len(candidates))
     candidates = replace(candidates, posterior=share)
-    candidates = _normalise_scale(candidates, poses.half)
-    _update_poses(poses, candidates, before, plan.symmetry)
+    candidates = normalise_scale(candidates, poses.half)
+    take_best(poses, candidates, before, plan.symmetry)
     # Particles that do not fit the map at all do not go into it. Each half is judged from itself alone.
     fitting = np.ones(len(rows))
     if state.iteration > 0:
@@ -360,30 +360,6 @@ def _global_candidates(
     )
 
 
-def _survivors(candidates: Candidates, most: int, least_share: float, symmetry: str) -> Candidates:
-    """Of each particle the best `most` candidates with at least `least_share` of its posterior, copies removed.
-
-    Copies are candidates that ran into one optimum, up to symmetry.
-    """
-    share = posterior_of(candidates)
-    order = np.lexsort((np.arange(len(share)), -share, candidates.row))
-    ordered = candidates.select(order)
-    share = share[order]
-    starts = group_starts(ordered.row)
-    rank = np.arange(len(share)) - np.repeat(starts, np.diff(np.r_[starts, len(share)]))
-    keep = (rank < most) & ((share >= least_share) | (rank == 0))
-    for back in range(1, most):
-        i = np.flatnonzero(keep & (rank >= back))
-        j = i - back
-        near = (np.linalg.norm(ordered.shift_px[i] - ordered.shift_px[j], axis=1) < 0.5) & (
-            ordered.reference[i] == ordered.reference[j]
-        )
-        i, j = i[near], j[near]
-        turn = pose_distance(torch.from_numpy(ordered.rotation[i]), torch.from_numpy(ordered.rotation[j]), symmetry)
-        keep[i[turn.numpy() < np.deg2rad(0.5)]] = False
-    return ordered.select(np.flatnonzero(keep))
-
-
 def _safety_net(
     source: ImageSource,
     references: list[PaddedSpectrum],
@@ -424,22 +400,11 @@ def _safety_net(
     )
     found = replace(found, scale=np.ones(len(found)))
     found = fit(found, min(radius, max(n_rings, radius // 2)), 5)
-    found = fit(_survivors(found, 2, 1e-3, plan.symmetry), radius, 8)
+    found = fit(survivors(found, 2, 1e-3, plan.symmetry), radius, 8)
     old = best.log_likelihood[np.searchsorted(best.row, found.row)]
     better = np.unique(found.row[found.log_likelihood > old + 1.0])
     joined = join_candidates([replace(candidates, posterior=None), replace(found, posterior=None)])
     return joined, len(better)
-
-
-def _normalise_scale(candidates: Candidates, half: np.ndarray) -> Candidates:
-    """Bring the mean scale of each half to 1; the map takes up the rest."""
-    assert candidates.posterior is not None
-    scale = candidates.scale.copy()
-    for h in (1, 2):
-        mine = half[candidates.row] == h
-        if mine.any():
-            scale[mine] /= np.average(scale[mine], weights=candidates.posterior[mine])
-    return replace(candidates, scale=scale)
 
 
 def _widen_errors(
@@ -467,27 +432,6 @@ def _widen_errors(
     poses.pose_error[own.row] *= factors[0]
     poses.shift_error_px[own.row] *= factors[1]
     return factors[0], factors[1]
-
-
-def _update_poses(poses: PoseTable, candidates: Candidates, before: np.ndarray, symmetry: str) -> None:
-    assert candidates.posterior is not None and candidates.information is not None
-    best = best_of(candidates, candidates.posterior)
-    rows = candidates.row[best]
-    poses.rotation[rows] = candidates.rotation[best]
-    poses.shift_px[rows] = candidates.shift_px[best]
-    poses.scale[rows] = candidates.scale[best]
-    poses.reference[rows] = candidates.reference[best]
-    poses.log_likelihood[rows] = candidates.log_likelihood[best]
-    information = candidates.information[best]
-    poses.expected_gain[rows] = 0.5 * information[:, 5, 5]
-    poses.posterior_max[rows] = candidates.posterior[best]
-    starts = group_starts(candidates.row)
-    poses.n_significant[rows] = 1.0 / np.add.reduceat(candidates.posterior**2, starts)
-    pose_error, shift_error = pose_errors(information)
-    poses.pose_error[rows], poses.shift_error_px[rows] = pose_error, shift_error
-    distance = pose_distance(torch.from_numpy(before[rows]), torch.from_numpy(poses.rotation[rows]), symmetry).numpy()
-    poses.moved[rows] = np.where(poses.known[rows], distance, np.pi)
-    poses.known[rows] = True
 
 
 def save_state(path: Path, state: State) -> None:

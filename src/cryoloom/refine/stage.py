@@ -12,6 +12,7 @@ from cryoloom.em.groups import half_sets, noise_groups
 from cryoloom.em.images import ImageSource
 from cryoloom.em.reliability import pose_reliability
 from cryoloom.em.solve import solve, ssnr_of
+from cryoloom.em.start import particle_diameter, place_reference
 from cryoloom.geometry import symmetry_matrices
 from cryoloom.io.particles import ParticleImages
 from cryoloom.maps.corrected import CorrectedFsc, corrected_fsc
@@ -20,7 +21,6 @@ from cryoloom.maps.interval import locate_crossing
 from cryoloom.maps.mask import soft_mask_from_map
 from cryoloom.refine.schedule import Outcome, Plan, State, begin, iterate, load_state, save_state
 from cryoloom.refine.settings import REFINE, RefineSettings
-from cryoloom.refine.start import particle_diameter, place_reference
 
 
 @stage(REFINE)

@@ -1,0 +1,1 @@
+"""Stage `class3d`: sorting particles into states, with or without alignment."""

@@ -1,0 +1,100 @@
+"""Maps of the classes at full resolution, and poses fitted within them."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import Tensor
+
+from cryoloom.class3d.common import CommonMap
+from cryoloom.class3d.mixture import SMALL, Mixture, class_candidates
+from cryoloom.contract import Executor
+from cryoloom.em.accumulate import accumulate
+from cryoloom.em.gauss_newton import PosePriors, refine_poses
+from cryoloom.em.halves import prepare_references, solve_halves
+from cryoloom.em.images import ImageSource
+from cryoloom.em.poses import PoseTable, single_candidates
+from cryoloom.em.solve import prepare_sums, solve, ssnr_of
+from cryoloom.em.survivors import normalise_scale, take_best
+from cryoloom.fourier.slices import PaddedSpectrum
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """One class.
+
+    Attributes
+    ----------
+    volume
+        Map of all its particles, weighted by its signal-to-noise ratio, `(box, box, box)`.
+    halves
+        Maps of its particles in either half, unfiltered. Memberships were found by both halves together.
+    resolution
+        Å, FSC 0.143 between the halves behind masks of their own.
+    """
+
+    volume: Tensor
+    halves: tuple[Tensor, Tensor]
+    resolution: float
+
+
+def solve_class(
+    source: ImageSource,
+    share: np.ndarray,
+    poses: PoseTable,
+    common: CommonMap,
+    executor: Executor,
+    *,
+    symmetry: str = "C1",
+) -> ClassMap:
+    """Map of one class from memberships `(n,)`."""
+    rows = np.flatnonzero(share >= SMALL)
+    candidates = single_candidates(rows, poses.rotation[rows], poses.shift_px[rows])
+    candidates = replace(candidates, posterior=share[rows])
+    sums = accumulate(source, candidates, poses.half[rows] - 1, 2, common.noise, executor, radius=source.points.radius)
+    halves = (prepare_sums(sums[0], symmetry, executor), prepare_sums(sums[1], symmetry, executor))
+    del sums
+    pair = solve_halves(halves, source.box, source.field, source.mask_diameter, executor)
+    volumes = list(executor.map(lambda s: solve(s, source.box), halves))
+    trusted = np.where(np.arange(len(pair.fsc)) <= pair.radius + 1, pair.fsc, 0.0)
+    whole = solve(halves[0].plus(halves[1]), source.box, ssnr_of(trusted, both_halves=True))
+    return ClassMap(whole, (volumes[0], volumes[1]), source.field / max(pair.radius, 1))
+
+
+def realign_within_classes(
+    source: ImageSource,
+    mixture: Mixture,
+    poses: PoseTable,
+    common: CommonMap,
+    executor: Executor,
+    *,
+    radius: int,
+    diameter: float,
+    symmetry: str = "C1",
+) -> PoseTable:
+    """Poses fitted to the map of each particle's most likely class in its own half; a new table."""
+    rows = np.arange(len(source))
+    n_classes = mixture.share.shape[1]
+    candidates, member = class_candidates(mixture, poses, rows)
+    target = (poses.half[candidates.row] - 1) * n_classes + member
+    sums = accumulate(source, candidates, target, 2 * n_classes, common.noise, executor, radius=radius)
+    solved = [prepare_sums(s, symmetry, executor) for s in sums]
+    del sums
+    spectra: list[list[PaddedSpectrum]] = [[], []]
+    for c in range(n_classes):
+        halves = (solved[c], solved[n_classes + c])
+        pair = solve_halves(halves, source.box, source.field, diameter, executor)
+        ssnr = ssnr_of(pair.fsc, both_halves=False)
+        box = pair.volumes[0].shape[0]
+        for h in (0, 1):
+            spectra[h] += prepare_references([solve(halves[h], box, ssnr) * pair.masks[h]], executor, radius)
+    own = mixture.share.argmax(1)
+    start = single_candidates(rows, poses.rotation, poses.shift_px, reference=own)
+    turn = float(np.clip(source.field / radius / diameter * 1.5, np.deg2rad(1.0), np.deg2rad(8.0)))
+    found = refine_poses(
+        source, spectra, poses.half, start, common.noise, executor,
+        radius=radius, n_steps=5, priors=PosePriors(scale_sd=0.15), largest_turn=turn,
+    )  # fmt: skip
+    moved = replace(poses, **{name: column.copy() for name, column in poses.arrays().items()})
+    found = normalise_scale(replace(found, posterior=np.ones(len(found))), poses.half)
+    take_best(moved, found, poses.rotation, symmetry)
+    return moved
