@@ -12,7 +12,7 @@ from cryoloom.maps.distance import distance_outside
 from cryoloom.maps.fsc import crossing_shell, fourier_shell_correlation
 from cryoloom.maps.mask import MaskFromMap, cosine_edge, find_mask
 
-EXTEND, EDGE = 6.0, 10.0
+EXTEND, EDGE = 6.0, 8.0
 """Å by which the body is grown, and width of the soft edge."""
 
 NEAR = 8.0
