@@ -10,7 +10,7 @@ from torch import Tensor
 from cryoloom.contract import InputError, Run, stage
 from cryoloom.data import VolumeMap
 from cryoloom.geometry import symmetry_matrices
-from cryoloom.io.atomic_models import read_model
+from cryoloom.io.model_file import read_model
 from cryoloom.maps.filter import apply_bfactor, highpass, lowpass
 from cryoloom.maps.mask import cosine_edge, find_mask
 from cryoloom.maps.points import distance_to_points

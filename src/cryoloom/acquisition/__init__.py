@@ -1,0 +1,1 @@
+"""Stage `optics-groups`: optics groups from the beam shifts that the microscope recorded."""
