@@ -4,14 +4,16 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import click
 
 import cryoloom
 from cryoloom.cli.console import ConsoleSink, complain, say
-from cryoloom.cli.options import given_settings, input_options, setting_options
+from cryoloom.cli.options import given_settings, given_watch, input_options, setting_options, watch_options
 from cryoloom.contract import CryoloomError, StageDeclaration
+from cryoloom.pipeline.settings import WATCHED_INPUTS
 from cryoloom.project.progress import NoProgress
 from cryoloom.project.registry import STAGES, find_stage
 
@@ -108,13 +110,16 @@ def common_options() -> list[click.Option]:
 def _stage_command(declaration: StageDeclaration, name: str) -> click.Command:
     def callback(**values: Any) -> None:
         from cryoloom.pipeline.api import plan_stage, run_stage_with_report
+        from cryoloom.pipeline.watch import watch_stage
 
         inputs = collect_inputs(declaration, values)
         settings = given_settings(declaration.settings, values)
         if values["plan"]:
             show_summary(plan_stage(declaration.name, inputs, settings, threads=values["threads"]), values["as_json"])
             return
-        result = run_stage_with_report(
+        watch = given_watch(values)
+        begin = partial(watch_stage, watch=watch) if watch else run_stage_with_report
+        result = begin(
             declaration.name,
             inputs,
             settings,
@@ -134,7 +139,12 @@ def _stage_command(declaration: StageDeclaration, name: str) -> click.Command:
     return click.Command(
         name,
         callback=callback,
-        params=[*input_options(declaration), *common_options(), *setting_options(declaration.settings)],
+        params=[
+            *input_options(declaration),
+            *common_options(),
+            *(watch_options() if declaration.name in WATCHED_INPUTS else ()),
+            *setting_options(declaration.settings),
+        ],
         help=declaration.help,
         epilog=f"\b\nResults:\n{writes}" if writes else None,
         short_help=declaration.help,

@@ -3,13 +3,16 @@
 import types
 import typing
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import TYPE_CHECKING, Any, Literal, Union
 
 import click
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from cryoloom.contract import Settings, StageDeclaration
+
+if TYPE_CHECKING:
+    from cryoloom.pipeline.watch import Watch
 
 
 def input_options(declaration: StageDeclaration) -> list[click.Option]:
@@ -65,6 +68,36 @@ def given_settings(model: type[Settings], values: dict[str, Any]) -> dict[str, A
             continue
         found[name] = _convert(value, field)
     return found
+
+
+def watch_options() -> list[click.Option]:
+    """Options of the commands that can watch a folder."""
+    return [
+        click.Option(
+            ["--watch"],
+            type=click.Path(file_okay=False),
+            metavar="DIR",
+            help="Take what arrives in this folder (or what another watching job writes) as it arrives",
+        ),
+        click.Option(
+            ["--watch-pattern"], metavar="TEXT", help="Names of the files that count, such as '*.tif' [default: images]"
+        ),
+        click.Option(
+            ["--watch-idle"],
+            type=click.FloatRange(0),
+            metavar="SECONDS",
+            help="Stop watching when nothing new came for so long [default: never]",
+        ),
+    ]
+
+
+def given_watch(values: dict[str, Any]) -> "Watch | None":
+    """What the user wants watched, if anything."""
+    if not values.get("watch"):
+        return None
+    from cryoloom.pipeline.watch import Watch
+
+    return Watch(Path(values["watch"]).expanduser(), values["watch_pattern"], values["watch_idle"])
 
 
 def _setting_option(name: str, field: FieldInfo) -> click.Option:

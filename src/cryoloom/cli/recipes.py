@@ -6,7 +6,7 @@ import click
 
 from cryoloom.cli.console import ConsoleSink, say
 from cryoloom.cli.main import collect_inputs, common_options, show_summary
-from cryoloom.cli.options import given_settings, input_options, setting_options
+from cryoloom.cli.options import given_settings, given_watch, input_options, setting_options, watch_options
 from cryoloom.contract import InputError
 from cryoloom.pipeline.settings import RUN
 from cryoloom.project.progress import NoProgress
@@ -36,6 +36,7 @@ def run_recipe_command() -> click.Command:
             seed=values["seed"],
             new=values["new"],
             sink=NoProgress() if quiet else ConsoleSink(),
+            watch=given_watch(values),
         )
         show_summary(summary, values["as_json"], quiet=values["quiet"])
         if not quiet:
@@ -45,7 +46,7 @@ def run_recipe_command() -> click.Command:
     return click.Command(
         "run",
         callback=callback,
-        params=[*input_options(RUN), *common_options(), *setting_options(RUN.settings)],
+        params=[*input_options(RUN), *common_options(), *watch_options(), *setting_options(RUN.settings)],
         help=RUN.help,
         short_help=RUN.help,
     )

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cryoloom.contract import InputError, WorkFailed
+from cryoloom.contract import InputError, TooManyFailures, WorkFailed
 from cryoloom.pipeline.api import plan_stage, run_stage_with_report
 from cryoloom.pipeline.settings import RUN, RunSettings
 from cryoloom.pipeline.verdict import join_verdicts
+from cryoloom.pipeline.watch import Watch, follow
 from cryoloom.project.files import read_json, write_json
 from cryoloom.project.folder import create_project
 from cryoloom.project.progress import NoProgress, ProgressSink
@@ -33,15 +34,15 @@ class Way:
     sink: ProgressSink
     jobs: list[JobResult] = field(default_factory=list)
 
-    def step(self, stage: str, inputs: Mapping[str, Any], **settings: Any) -> JobResult:
+    def step(self, stage: str, inputs: Mapping[str, Any], *, growing: str | None = None, **settings: Any) -> JobResult:
         """Run one stage as a job of the project, or take its result when it was done before."""
         given = {name: value for name, value in settings.items() if value is not None}
         options = self.options
         if not find_stage(stage).uses_gpu and (options["require_gpu"] or options["device"] != "cpu"):
             options = {**options, "device": "cpu", "require_gpu": False}
             self.sink.message(f"{stage}: runs on the CPU only in this version")
-        job = run_stage_with_report(stage, inputs, given, sink=self.sink, **options)
-        self.jobs.append(job)
+        job = run_stage_with_report(stage, inputs, given, sink=self.sink, growing=growing, **options)
+        self.jobs = [*(done for done in self.jobs if done.folder != job.folder), job]
         done = "was done before" if job.resumed else f"done in {job.summary.get('seconds', 0):.0f} s"
         counts = (
             f", {job.summary['n_out']} of {job.summary['n_in']} kept" if job.summary.get("n_out") is not None else ""
@@ -61,6 +62,7 @@ def run_pipeline(
     seed: int = 0,
     new: bool = False,
     sink: ProgressSink | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Take data to a map.
 
@@ -78,6 +80,9 @@ def run_pipeline(
         Repeat all steps as new jobs.
     sink
         Shows progress.
+    watch
+        Movies arrive in a folder: they are corrected and their CTF is found as they come, particles are picked too when
+        `diameter` is given; when it is quiet the way goes on to the map.
 
     Returns
     -------
@@ -94,7 +99,9 @@ def run_pipeline(
     model = make_settings(RUN, settings)
     assert isinstance(model, RunSettings)
     kinds = [kind for kind in ("movies", "micrographs", "particles") if inputs.get(kind)]
-    if len(kinds) != 1:
+    if watch is not None and kinds:
+        raise InputError(f"Give either --{kinds[0]} or --watch.")
+    if watch is None and len(kinds) != 1:
         raise InputError("Give exactly one of --movies, --micrographs and --particles.")
     project = create_project(Path(out))
     sink = sink or NoProgress()
@@ -109,7 +116,9 @@ def run_pipeline(
     way = Way(project.root, model, options, sink)
     started = time.monotonic()
     try:
-        if kinds[0] == "particles":
+        if watch is not None:
+            final = _micrographs_to_map(way, _watch_movies(way, inputs, watch, started))
+        elif kinds[0] == "particles":
             job = way.step("import", {"files": inputs["particles"]}, kind="particles", **_optics(model))
             final = _particles_to_map(way, job["particles"], None, None)
         else:
@@ -168,6 +177,39 @@ def _to_micrographs(way: Way, kind: str, inputs: Mapping[str, Any]) -> Path:
             "voltage, or whether these are micrographs of a thin sample."
         )
     return job["micrographs"]
+
+
+def _watch_movies(way: Way, inputs: Mapping[str, Any], watch: Watch, started: float) -> Path:
+    """Movies to micrographs with their CTF while they arrive; the table of all of them."""
+    settings = way.settings
+    gain = {"gain": inputs["gain"]} if inputs.get("gain") else {}
+    table: list[Path] = []
+
+    def take(files: list[Path]) -> bool:
+        try:
+            job = way.step(
+                "import",
+                {"files": files, **gain},
+                growing="files",
+                kind="movies",
+                dose_per_frame=settings.dose_per_frame,
+                **_optics(settings),
+            )
+            job = way.step("motion", {"movies": job["movies"], **gain}, growing="movies")
+            job = way.step("ctf", {"micrographs": job["micrographs"]}, growing="micrographs")
+            if job.summary["n_out"]:
+                table[:] = [job["micrographs"]]
+                if settings.diameter:
+                    way.step("pick", {"micrographs": table[0]}, growing="micrographs", diameter=settings.diameter)
+        except (TooManyFailures, WorkFailed) as error:
+            way.sink.message(f"{error} Watching goes on.", warning=True)
+        _write_summary(way, started)
+        return False
+
+    follow(watch, "movies", take)
+    if not table:
+        raise WorkFailed(f"--watch {watch.folder}: no movie arrived that shows the rings of a CTF.")
+    return table[0]
 
 
 def _micrographs_to_map(way: Way, micrographs: Path) -> JobResult | None:

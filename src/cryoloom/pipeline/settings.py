@@ -4,6 +4,9 @@ from pydantic import model_validator
 
 from cryoloom.contract import Input, Settings, StageDeclaration, setting
 
+# Stages that can watch a folder, and the input of each that grows.
+WATCHED_INPUTS = {"motion": "movies", "ctf": "micrographs", "pick": "micrographs"}
+
 
 class RunSettings(Settings):
     """What the microscope did and, where wanted, what is known of the particle; the rest is found from the data."""

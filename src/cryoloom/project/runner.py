@@ -96,20 +96,26 @@ def check_inputs(declaration: StageDeclaration, inputs: Mapping[str, Any]) -> No
             raise InputError(f"--{declared.name.replace('_', '-')} is missing: {declared.help}")
 
 
-def job_key(declaration: StageDeclaration, settings: Settings, inputs: Mapping[str, Any], seed: int) -> str:
-    """Hash of what a job is: stage, settings, seed and the identities of its input files."""
+def job_key(
+    declaration: StageDeclaration,
+    settings: Settings,
+    inputs: Mapping[str, Any],
+    seed: int,
+    growing: str | None = None,
+) -> str:
+    """Hash of what a job is: stage, settings, seed and the identities of its input files but of a growing one."""
     identities = {
         name: [
             file_identity(path) if path.is_file() else folder_identity(path, leave_out=declaration.name)
             for path in input_paths(value)
         ]
         for name, value in inputs.items()
+        if name != growing
     }
-    text = json.dumps(
-        {"stage": declaration.name, "settings": plain(settings.model_dump()), "seed": seed, "inputs": identities},
-        sort_keys=True,
-    )
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    what = {"stage": declaration.name, "settings": plain(settings.model_dump()), "seed": seed, "inputs": identities}
+    if growing is not None:
+        what["growing"] = growing
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def run_stage(
@@ -126,6 +132,7 @@ def run_stage(
     new: bool = False,
     sink: ProgressSink | None = None,
     on_finish: OnFinish | None = None,
+    growing: str | None = None,
 ) -> JobResult:
     """Run a stage, resume it, or report it when it is finished.
 
@@ -149,6 +156,9 @@ def run_stage(
         Shows progress.
     on_finish
         Called with the folder when the results are written, before the job counts as finished.
+    growing
+        Name of an input that grows while the job lives (a watched folder): the job goes on with what was added, and
+        items that are done are not done again.
 
     Raises
     ------
@@ -162,7 +172,8 @@ def run_stage(
     model = make_settings(declaration, settings)
     check_inputs(declaration, inputs)
     sink = sink or NoProgress()
-    key = job_key(declaration, model, inputs, seed)
+    key = job_key(declaration, model, inputs, seed, growing)
+    grown = _sizes(inputs[growing]) if growing else None
     folder, project = _choose_folder(declaration, key, out, project, new)
     record = read_record(folder)
     if record is not None:
@@ -171,7 +182,7 @@ def run_stage(
                 f"{folder} holds another job ({record.get('stage')}, with other settings or inputs); choose another "
                 "--out, or leave it away inside a project."
             )
-        if record.get("state") == "finished":
+        if record.get("state") == "finished" and record.get("grown") == grown:
             return _finished(folder, record, resumed=True)
     elif folder.exists() and not is_unused(folder):
         raise InputError(f"{folder} exists, is not empty and holds no job; choose another --out.")
@@ -183,6 +194,8 @@ def run_stage(
     run = JobRun(folder, choice, seed=seed, threads=threads, sink=sink)
     root = project.root if project else None
     record = _start_record(declaration, model, inputs, key, seed, choice.description, threads, root)
+    if growing:
+        record["grown"] = grown
     write_json(folder / "job.json", record)
     run.log(f"cryoloom {cryoloom.__version__}: {name} on {choice.description}, {threads} threads, seed {seed}")
     sink.message(f"{name}: {choice.description}")
@@ -286,6 +299,11 @@ def _summary(run: JobRun, name: str, seconds: float, cpu_seconds: float) -> dict
 def _finished(folder: Path, record: Mapping[str, Any], *, resumed: bool) -> JobResult:
     outputs = {name: folder / file for name, file in record.get("outputs", {}).items()}
     return JobResult(folder, read_json(folder / "summary.json"), outputs, resumed)
+
+
+def _sizes(value: Any) -> list[list[Any]]:
+    """Name, size and time of each file of an input that grows."""
+    return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in input_paths(value)]
 
 
 def _relative(path: Path, root: Path | None) -> str:
