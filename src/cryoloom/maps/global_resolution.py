@@ -86,7 +86,8 @@ def resolution_behind(
 ) -> GlobalResolution:
     """The same behind a mask that is taken as it is."""
     box = max(half1.shape)
-    curves = corrected_fsc(half1, half2, mask.mask, generator)
+    # Shells of a large box hold so many coefficients that one set of random phases says enough.
+    curves = corrected_fsc(half1, half2, mask.mask, generator, n_draws=3 if box < 160 else 1)
     covariance = curves.covariance * n_copies
     crossing = locate_crossing(curves.corrected, covariance, threshold)
     worst, best = (box * pixel_size / shell for shell in crossing.interval(len(curves.corrected)))

@@ -9,8 +9,10 @@ from torch import Tensor
 from cryoloom.contract import Run
 from cryoloom.geometry import symmetry_matrices
 from cryoloom.maps.checks import check_mask, curve_warnings, mask_warnings
+from cryoloom.maps.corrected import flatten_amplitudes
 from cryoloom.maps.directional import DirectionalFsc, directional_fsc
-from cryoloom.maps.fsc import crossing_shell
+from cryoloom.maps.freedom import fsc_noise_covariance
+from cryoloom.maps.fsc import crossing_shell, fourier_shell_correlation
 from cryoloom.maps.global_resolution import GlobalResolution, measure_global_resolution, resolution_behind
 from cryoloom.maps.interval import locate_crossing
 from cryoloom.maps.local_resolution import LocalResolution, choose_bands, measure_local_resolution
@@ -118,10 +120,14 @@ def _answer_mask(
 ) -> None:
     widths = {}
     volume = float((found.mask.mask**2).sum())
+    flat1, flat2 = flatten_amplitudes(half1, half2)
     for name, extend, edge in (("narrow", 3.0, 8.0), ("wide", 12.0, 14.0)):
-        mask = standard_mask(half1, half2, pixel_size, given, extend=extend, edge=edge)
-        other = resolution_behind(half1, half2, pixel_size, mask, run.generator(name), n_copies=n_copies)
-        widths[name] = number(_at_volume(other, float((mask.mask**2).sum()) / volume, pixel_size * half1.shape[0]))
+        mask = standard_mask(half1, half2, pixel_size, given, extend=extend, edge=edge).mask
+        fsc = fourier_shell_correlation(flat1 * mask, flat2 * mask).numpy()
+        fsc = _at_volume(fsc, float((mask**2).sum()) / volume)
+        crossing = locate_crossing(fsc, fsc_noise_covariance(tuple(half1.shape), mask) * n_copies)
+        widths[name] = number(half1.shape[0] * pixel_size / max(crossing.shell, 1e-3))
+    del flat1, flat2
     values = [v for v in widths.values() if v]
     spread = max(values) / min(values) - 1 if values else 0.0
     report.add(
@@ -162,14 +168,14 @@ def _answer_mask(
     )
 
 
-def _at_volume(found: GlobalResolution, ratio: float, field: float) -> float:
-    """Resolution in Å if the mask had held `1 / ratio` of its volume, all of the density still in it.
+def _at_volume(fsc: np.ndarray, ratio: float) -> np.ndarray:
+    """FSC if the mask had held `1 / ratio` of its volume, all of the density still in it.
 
     Noise fills a mask evenly, so the signal-to-noise ratio of every shell grows by `ratio`.
     """
-    fsc = np.clip(found.curves.corrected, 0.0, 0.9999)
-    ssnr = ratio * fsc / (1.0 - fsc)
-    return field / max(locate_crossing(ssnr / (1.0 + ssnr), found.covariance).shell, 1e-3)
+    clipped = np.clip(fsc, -0.9, 0.9999)
+    ssnr = ratio * clipped / (1.0 - clipped)
+    return ssnr / (1.0 + ssnr)
 
 
 def _answer_curve(found: GlobalResolution, pixel_size: float, box: int, report: Report) -> None:
