@@ -10,7 +10,7 @@ import torch
 
 from cryoloom.data import Optics, ParticleSet
 from cryoloom.fourier import dft_to_image
-from cryoloom.fourier.exact import exact_spectrum
+from cryoloom.fourier.exact import exact_spectrum, project_dft
 from cryoloom.fourier.resize import fourier_crop
 from cryoloom.geometry import grid_rotations, rotation_about_z
 from cryoloom.simulate.beds import BEDS, bed_specimen
@@ -105,3 +105,10 @@ def view_images(name, view, views, *, box=64, seed=0, snr=None, kind=None):
     # the CTF is known per micrograph only, as in practice
     record = truth.replace(optics=(seen,), defocus_u=(mean + half).numpy(), defocus_v=(mean - half).numpy())
     return out.numpy(), record, psi.numpy(), shift.numpy() / pixel_size
+
+
+def clean_views(name, views, box=64):
+    """Views of a bed without CTF and noise, `(n, box, box)`, grey scale arbitrary."""
+    bed, what = BEDS[name], specimen(name)
+    dft = project_dft(exact_spectrum(torch.from_numpy(what.states[0][0].data)), views, bed.box)
+    return fourier_crop(dft_to_image(dft.to(torch.complex64), (bed.box, bed.box)), (box, box))

@@ -23,7 +23,7 @@ MEMBERS = 300
 """Images of a class that are looked at."""
 FEWEST = 20
 """Images that a class needs to be cut."""
-EMPTY = 0.1
+EMPTY = 0.15
 """A class that holds less than this share of the mean class is taken for empty."""
 
 

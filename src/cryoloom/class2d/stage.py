@@ -60,14 +60,22 @@ def classify_particles(particles: ParticleSet, settings: Class2DSettings, run: R
 
         # as one chunk, so that libraries do not spread the small products between the parallel parts over threads
         state = next(iter(run.executor.map(work, [state])))
-    correlation = smooth_correlation(rings, ring_correlation(rings, state.sums), state.sums.total)
-    filter_ = 2 * correlation / (1 + correlation)
-    pictures = RingImages(rings, box)
-    averages = pictures.images(class_samples(rings, state.sums, filter_), 0.5 * plan.diameter_px)
-    count = torch.from_numpy(np.bincount(state.class_index, minlength=plan.n_classes))
-    quality = judge_classes(averages, correlation, rings.radii, state.radius, count, plan.diameter_px, field)
+    averages, quality = judged_averages(source, plan, state)
     junk = particle_junk(quality.good, state.class_index, state.member)
     return _results(particles, averages.numpy(), state, quality, junk, settings, run, pixel_size, diameter)
+
+
+def judged_averages(source: RingSource, plan: Plan, state: State) -> tuple[torch.Tensor, ClassQuality]:
+    """Class averages `(n, box, box)`, filtered by the agreement of their halves, and how good each is."""
+    rings, box = source.plan, source.images.box
+    correlation = smooth_correlation(rings, ring_correlation(rings, state.sums), state.sums.total)
+    pictures = RingImages(rings, box)
+    samples = class_samples(rings, state.sums, 2 * correlation / (1 + correlation))
+    averages = pictures.images(samples, 0.5 * plan.diameter_px)
+    count = torch.from_numpy(np.bincount(state.class_index, minlength=plan.n_classes))
+    field = source.images.field
+    quality = judge_classes(averages, correlation, rings.radii, state.radius, count, plan.diameter_px, field)
+    return averages, quality
 
 
 def make_plan(settings: Class2DSettings, n: int, diameter: float, box: int, pixel_size: float) -> Plan:
@@ -153,6 +161,7 @@ def _results(
     )  # fmt: skip
     run.show(Figure("junk", "histogram", "Probability of being junk", x_label="probability", data={"values": junk}))
     share = quality.fraction[quality.fraction > 0]
+    entropy = float(-(share * np.log(share)).sum())
     reasons = []
     if not len(selected_classes):
         against = sorted({reason for some in quality.reasons for reason in some})
@@ -164,7 +173,8 @@ def _results(
         n_out=len(selected),
         classes=len(order),
         classes_selected=len(selected_classes),
-        effective_classes=round(float(np.exp(-(share * np.log(share)).sum())), 1),
+        size_entropy=round(entropy, 3),
+        effective_classes=round(float(np.exp(entropy)), 1),
         mask_diameter=round(diameter, 1),
         particle_diameter=None if extent is None else round(extent, 1),
         best_resolution=round(float(quality.resolution[selected_classes].min()), 2) if len(selected_classes) else None,
