@@ -1,5 +1,7 @@
 """EER: every electron is counted once, at its place, and lists that end wrongly are found."""
 
+import time
+
 import imagecodecs
 import numpy as np
 import pytest
@@ -126,3 +128,40 @@ def test_truncated_and_foreign_files_are_refused(tmp_path):
         EerMovie(tmp_path / "c.eer")
     with pytest.raises(InputError, match="fewer than one group"):
         EerMovie(tmp_path / "a.eer", grouping=8)
+
+
+@pytest.mark.slow
+@pytest.mark.capability("MOT-9")
+def test_a_thousand_4k_frames_are_counted_exactly_and_fast(tmp_path, measure, monkeypatch):
+    """One core: time of this thread only. 0.01 electrons per pixel and raw frame; 20 lists, each 50 times."""
+    shape, rng = (4096, 4096), np.random.default_rng(9)
+    lists = []
+    for _ in range(20):
+        pixel = rng.choice(shape[0] * shape[1], 167_000, replace=False)
+        place = rng.integers(0, 4, (len(pixel), 2))
+        lists.append(4 * np.stack([pixel // shape[1], pixel % shape[1]], -1) + place)
+    encoded = {id(events): encode_frame(events, shape) for events in lists}
+    monkeypatch.setattr("cryoloom.io.eer_writer.encode_frame", lambda events, *_: encoded[id(events)])
+    n = write_eer(tmp_path / "a.eer", [lists[i % 20] for i in range(1000)], shape)
+    size = (tmp_path / "a.eer").stat().st_size
+    EerMovie(tmp_path / "a.eer", grouping=500).frames(0, 1)  # compiles, and reads the file once
+    speeds = []
+    for grouping, upsampling in ((25, 1), (8, 1), (25, 2), (1000, 4)):
+        counted = 0
+        with EerMovie(tmp_path / "a.eer", grouping=grouping, upsampling=upsampling) as movie:
+            begun = time.thread_time()
+            for frame in range(movie.n_frames):
+                counted += int(movie.frames(frame, frame + 1).sum(dtype=np.int64))
+            spent = time.thread_time() - begun
+            assert movie.n_dropped == 0 and movie.n_unclosed == 0
+        assert counted == n == 1000 * 167_000
+        speeds.append(size / spent / 1e6)
+    measure(
+        speeds[0],
+        unit="MB/s per core",
+        threshold=">= 200",
+        note=f"4096² x 1000 raw frames to 40 frames, {size / 1e6:.0f} MB, their summing included; {n} electrons, "
+        "all counted, for groups of 25, 8, 25, 1000 and upsampling 1, 1, 2, 4 "
+        f"({', '.join(f'{s:.0f}' for s in speeds)} MB/s)",
+    )
+    assert speeds[0] >= 200

@@ -111,8 +111,7 @@ class EerMovie:
             raise ValueError(f"frames: expected 0 <= first <= last <= {self.n_frames}, got {first}, {last}")
         out = np.zeros((last - first, *self.shape), np.uint16)
         for i in range(first, last):
-            for raw in range(i * self.grouping, (i + 1) * self.grouping):
-                self._add_raw(raw, out[i - first])
+            self._add_raw(i * self.grouping, (i + 1) * self.grouping, out[i - first])
         return out
 
     def close(self) -> None:
@@ -130,74 +129,100 @@ class EerMovie:
     def __del__(self) -> None:
         self.close()
 
-    def _add_raw(self, raw: int, image: np.ndarray) -> int:
-        """Count the electrons of one raw frame into `image`; returns their number."""
-        offset, size = self._strips[raw]
-        data = os.pread(self._file, size, offset)
-        if len(data) < size:
-            raise InputError(f"{self.path}, raw frame {raw + 1} of {self.header.n_raw}: the file is cut short.")
-        words = np.frombuffer(data + bytes(8 + (-size) % 4), "<u4").astype(np.uint64)
-        n_pixels = self.header.shape[0] * self.header.shape[1]
-        events, state = _render(words, size, *self.header.bits, self.header.shape[1], n_pixels, self.upsampling, image)
-        if state == _OVERRUN:
+    def _add_raw(self, first: int, last: int, image: np.ndarray) -> int:
+        """Count the electrons of raw frames `first ... last - 1` into `image`; returns their number."""
+        strips = self._strips[first:last]
+        # Each list starts at a whole word and is followed by two empty ones.
+        length = np.array([-(-size // 4) + 2 for _, size in strips], np.int64)
+        start = np.cumsum(length) - length
+        words = np.zeros(int(length.sum()), "<u4")
+        places = memoryview(words).cast("B")
+        for raw, ((offset, size), at) in enumerate(zip(strips, 4 * start, strict=True), first + 1):
+            if os.preadv(self._file, [places[int(at) : int(at) + size]], offset) < size:
+                raise InputError(f"{self.path}, raw frame {raw} of {self.header.n_raw}: the file is cut short.")
+        sizes = np.array([size for _, size in strips], np.int64)
+        events, state = _render(words, start, sizes, *self.header.bits, *self.header.shape, self.upsampling, image)
+        if (state == _OVERRUN).any():
             raise InputError(
-                f"{self.path}, raw frame {raw + 1} of {self.header.n_raw}: electrons beyond the last pixel; the file "
-                "is damaged. Copy it again."
+                f"{self.path}, raw frame {first + 1 + int(np.argmax(state == _OVERRUN))} of {self.header.n_raw}: "
+                "electrons beyond the last pixel; the file is damaged. Copy it again."
             )
-        if state == _UNCLOSED:
-            self.n_unclosed += 1
-        return int(events)
+        self.n_unclosed += int((state == _UNCLOSED).sum())
+        return int(events.sum())
 
 
 _CLOSED, _UNCLOSED, _OVERRUN = 0, 1, 2
+_BAND = 1 << 17  # pixels that all lists of a group are counted into before the next: they stay in the cache
 
 
 @numba.njit(nogil=True, cache=True)
-def _render(words, n_bytes, run_bits, x_bits, y_bits, width, n_pixels, upsampling, image):  # type: ignore[no-untyped-def] # pragma: no cover
-    """Add the electrons of one list to `image`; returns their number and how the list ended."""
+def _render(words, start, n_bytes, run_bits, x_bits, y_bits, height, width, upsampling, image):  # type: ignore[no-untyped-def] # pragma: no cover
+    """Add the electrons of some lists to `image`; returns the number of each and how it ended."""
     longest = (1 << run_bits) - 1
     x_mask, y_mask = (1 << x_bits) - 1, (1 << y_bits) - 1
     x_flip, y_flip = (1 << x_bits) >> 1, (1 << y_bits) >> 1  # places are stored as two's complement
     place_bits = x_bits + y_bits
-    last_start = 8 * n_bytes - run_bits
-    bit, pixel, events = 0, 0, 0
-    row, column = 0, 0
-    trailing = 0  # all-zero codes at the end so far: padding, if the list is not closed
-    while bit <= last_start:
-        at = np.uint64(bit >> 5)  # unsigned indices: no check for negative ones
-        word = np.int64((words[at] | (words[at + np.uint64(1)] << np.uint64(32))) >> np.uint64(bit & 31))
-        run = word & longest
-        pixel += run
-        column += run
-        bit += run_bits
-        if pixel >= n_pixels:
-            return events, 0 if pixel == n_pixels else 2
-        while column >= width:
-            column -= width
-            row += 1
-        if run == longest:
-            trailing = 0
-            continue
-        if bit + place_bits > 8 * n_bytes:
-            break
-        place = word >> run_bits
-        x = ((place & x_mask) ^ x_flip) * upsampling >> x_bits
-        y = (((place >> x_bits) & y_mask) ^ y_flip) * upsampling >> y_bits
-        image[np.uint64(row * upsampling + y), np.uint64(column * upsampling + x)] += 1
-        if word & ((1 << (run_bits + place_bits)) - 1) == 0:
-            trailing += 1
-        else:
-            trailing = 0
-        bit += place_bits
-        events += 1
-        pixel += 1
-        column += 1
-    # not closed: take the padding back, which looks like electrons at one place of successive pixels
-    x, y = x_flip * upsampling >> x_bits, y_flip * upsampling >> y_bits
-    for _ in range(trailing):
-        pixel -= 1
-        image[pixel // width * upsampling + y, pixel % width * upsampling + x] -= 1
-    return events - trailing, 0 if pixel == n_pixels else 1
+    code_mask = (1 << (run_bits + place_bits)) - 1
+    n_pixels = height * width
+    flat = image.reshape(-1)
+    n = len(start)
+    events = np.zeros(n, np.int64)
+    state = np.full(n, -1)
+    bits = np.zeros(n, np.int64)
+    pixels = np.zeros(n, np.int64)
+    trailings = np.zeros(n, np.int64)  # all-zero codes at the end so far: padding, if the list is not closed
+    end = 0
+    while end < n_pixels:
+        end += _BAND
+        if end >= n_pixels:
+            end = n_pixels + 1
+        for f in range(n):
+            if state[f] >= 0:
+                continue
+            bit, pixel, trailing, count = bits[f], pixels[f], trailings[f], events[f]
+            first = start[f]
+            n_bits = 8 * n_bytes[f]
+            while pixel < end:
+                if bit > n_bits - run_bits:
+                    state[f] = 1
+                    break
+                at = np.uint64(first + (bit >> 5))  # unsigned indices: no check for negative ones
+                low, high = np.uint64(words[at]), np.uint64(words[at + np.uint64(1)])
+                word = np.int64((low | (high << np.uint64(32))) >> np.uint64(bit & 31))
+                run = word & longest
+                pixel += run
+                bit += run_bits
+                if pixel >= n_pixels:
+                    state[f] = 0 if pixel == n_pixels else 2
+                    break
+                if run == longest:
+                    trailing = 0
+                    continue
+                if bit + place_bits > n_bits:
+                    state[f] = 1
+                    break
+                if upsampling == 1:
+                    flat[np.uint64(pixel)] += 1
+                else:
+                    place = word >> run_bits
+                    x = ((place & x_mask) ^ x_flip) * upsampling >> x_bits
+                    y = (((place >> x_bits) & y_mask) ^ y_flip) * upsampling >> y_bits
+                    image[np.uint64(pixel // width * upsampling + y), np.uint64(pixel % width * upsampling + x)] += 1
+                trailing = trailing + 1 if word & code_mask == 0 else 0
+                bit += place_bits
+                count += 1
+                pixel += 1
+            if state[f] == 1:
+                # not closed: take the padding back, which looks like electrons at one place of successive pixels
+                x, y = x_flip * upsampling >> x_bits, y_flip * upsampling >> y_bits
+                for _ in range(trailing):
+                    pixel -= 1
+                    image[pixel // width * upsampling + y, pixel % width * upsampling + x] -= 1
+                count -= trailing
+                if pixel == n_pixels:
+                    state[f] = 0
+            bits[f], pixels[f], trailings[f], events[f] = bit, pixel, trailing, count
+    return events, state
 
 
 def _read_header(tiff: tifffile.TiffFile, path: Path) -> tuple[EerHeader, list[tuple[int, int]]]:
