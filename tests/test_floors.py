@@ -10,7 +10,7 @@ ROOT = Path(cryoloom.__file__).parent
 STAGES = set(
     """simulate importing converting motion ctf_fit picking extraction class2d abinitio refine reconstruct class3d
     heterogeneity polish resolution validation restoration postprocess segmentation modelling scoring
-    validate_install particle_tools volume_tools acquisition""".split()
+    validate_install subtraction particle_tools volume_tools acquisition""".split()
 )
 FLOOR = (
     dict.fromkeys(["contract"], 0)

@@ -56,6 +56,8 @@ class Plan:
         Poses are given: no global search.
     turn_sd
         Spread of the poses about those given, radians; 0 sets no limit.
+    shift_sd
+        Spread of the shifts about those given, Å; 0 sets no limit.
     soft
         Share particles among modes.
     own_masks
@@ -74,6 +76,7 @@ class Plan:
     shift_range: float = 20.0
     local: bool = False
     turn_sd: float = 0.0
+    shift_sd: float = 0.0
     soft: bool = True
     own_masks: bool = True
     defocus_spread: float = 300.0
@@ -172,7 +175,9 @@ def iterate(
     priors = PosePriors(
         scale_sd=0.5 if state.iteration == 0 else 0.15,
         turn_sd=plan.turn_sd,
+        shift_sd_px=plan.shift_sd / source.pixel_size,
         rotation=source.particles.rotation if plan.turn_sd > 0 else None,
+        shift_px=_given_shift(source) if plan.shift_sd > 0 else None,
     )
     largest_turn = float(np.clip(field_ / radius / plan.diameter * 1.5, np.deg2rad(1.0), np.deg2rad(8.0)))
     fit = _Fit(source, references, poses.half, noise, executor, priors, largest_turn)
@@ -306,6 +311,12 @@ class _Fit:
             priors=self.priors,
             largest_turn=self.largest_turn,
         )
+
+
+def _given_shift(source: ImageSource) -> np.ndarray | None:
+    """Shifts that the particles came with, pixels yx."""
+    shift = source.particles.shift
+    return None if shift is None else shift / source.pixel_size
 
 
 def _clip_radius(source: ImageSource, radius: float, low: int = 4) -> int:

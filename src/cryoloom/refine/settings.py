@@ -21,6 +21,9 @@ class RefineSettings(Settings):
     local_angle_deg: float = setting(
         0.0, "With `local`: spread of poses about those given; 0 sets no limit.", unit="°", ge=0, expert=True
     )
+    local_shift: float = setting(
+        0.0, "With `local`: spread of shifts about those given; 0 sets no limit.", unit="Å", ge=0, expert=True
+    )
     shift_range: float | None = setting(
         None, "Largest shift searched; by default a tenth of the particle's diameter, at least 8 Å.", unit="Å", gt=0
     )

@@ -88,6 +88,7 @@ def _plan(settings: RefineSettings, diameter: float) -> Plan:
         shift_range=settings.shift_range or max(8.0, 0.1 * diameter),
         local=settings.local,
         turn_sd=math.radians(settings.local_angle_deg),
+        shift_sd=settings.local_shift,
         soft=settings.soft != "hard",
         own_masks=settings.mask == "auto",
         defocus_spread=settings.defocus_spread if settings.fit_defocus else 0.0,
