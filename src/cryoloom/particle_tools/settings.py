@@ -87,6 +87,12 @@ class RecentreSettings(Settings):
     adjust_defocus: bool = setting(False, "Also correct each defocus for the height of the new centre.")
 
 
+class ExpandSettings(Settings):
+    """Every particle in each of its equivalent poses."""
+
+    symmetry: str = setting("C1", "Point group of the map that the poses belong to: Cn, Dn, T, O, I (I1 to I4).")
+
+
 MERGE = StageDeclaration(
     name="particles merge",
     help="Merge particle sets; optics groups are joined by name, rows keep their order and their halves.",
@@ -130,5 +136,14 @@ RECENTRE = StageDeclaration(
     function="cryoloom.particle_tools.stage:recentre_particles",
     inputs=(_SET,),
     writes={"particles": "the rows with their new centres"},
+    uses_gpu=False,
+)
+EXPAND = StageDeclaration(
+    name="particles expand",
+    help="Symmetry expansion: every particle once in each of its equivalent poses; copies keep their parent's half.",
+    settings=ExpandSettings,
+    function="cryoloom.particle_tools.stage:expand_particles",
+    inputs=(_SET,),
+    writes={"particles": "all copies, those of one particle next to each other"},
     uses_gpu=False,
 )

@@ -6,19 +6,23 @@ import numpy as np
 
 from cryoloom.contract import InputError, Run, stage
 from cryoloom.data import ParticleSet
+from cryoloom.em.groups import half_sets
 from cryoloom.io.cs import is_cs, read_cs_particles
 from cryoloom.io.particle_columns import particle_column
 from cryoloom.io.records import read_particles
 from cryoloom.particle_tools.duplicates import keep_apart, keep_one_of_each_image
+from cryoloom.particle_tools.expand import expand_symmetry
 from cryoloom.particle_tools.merge import image_codes, merge_sets
 from cryoloom.particle_tools.recentre import recentre_on_point, shifts_into_coordinates
 from cryoloom.particle_tools.select import equal_parts, extreme_rows, rows_between, rows_by_number, rows_with_values
 from cryoloom.particle_tools.settings import (
+    EXPAND,
     MERGE,
     RECENTRE,
     SPLIT,
     SUBSET,
     UNIQUE,
+    ExpandSettings,
     MergeSettings,
     RecentreSettings,
     SplitSettings,
@@ -141,6 +145,18 @@ def recentre_particles(particles: ParticleSet, settings: RecentreSettings, run: 
         run.warn("Coordinates moved: extract the particles anew, the old images belong to the old centres.")
     _tell(run, len(particles), len(particles), "Centres moved.", particles)
     return {"particles": particles}
+
+
+@stage(EXPAND)
+def expand_particles(particles: ParticleSet, settings: ExpandSettings, run: Run) -> dict[str, ParticleSet]:
+    """Every particle in each of its equivalent poses."""
+    if particles.rotation is None:
+        raise InputError("The particles have no poses (rlnAngleRot, rlnAngleTilt, rlnAnglePsi); run refine first.")
+    expanded = expand_symmetry(particles, settings.symmetry, half_sets(particles, run.generator("halves")))
+    n_copies = len(expanded) // max(len(particles), 1)
+    _tell(run, len(particles), len(expanded), f"{n_copies} equivalent poses each.", expanded)
+    run.summarise(symmetry=settings.symmetry, n_copies=n_copies)
+    return {"particles": expanded}
 
 
 def _meet(particles: ParticleSet) -> bool:
