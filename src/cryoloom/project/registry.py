@@ -17,6 +17,7 @@ STAGES = {
     "abinitio": "cryoloom.abinitio.settings:ABINITIO",
     "refine": "cryoloom.refine.settings:REFINE",
     "class3d": "cryoloom.class3d.settings:CLASS3D",
+    "subtract": "cryoloom.subtraction.settings:SUBTRACT",
     "reconstruct": "cryoloom.reconstruct.settings:RECONSTRUCT",
     "postprocess": "cryoloom.postprocess.settings:POSTPROCESS",
     "resolution": "cryoloom.resolution.settings:RESOLUTION",
