@@ -42,6 +42,7 @@ STAGES = {
     "optics-groups": "cryoloom.acquisition.settings:OPTICS_GROUPS",
     "deposit": "cryoloom.deposit.settings:DEPOSIT",
     "check-deposit": "cryoloom.deposit.settings:CHECK_DEPOSIT",
+    "rerun": "cryoloom.pipeline.rerun_settings:RERUN",
     "validate-install": "cryoloom.validate_install.settings:VALIDATE_INSTALL",
 }
 
