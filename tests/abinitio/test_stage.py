@@ -2,8 +2,12 @@ import numpy as np
 import pytest
 import torch
 
+from cryoloom.abinitio.store import StartStore
+from cryoloom.abinitio.tournament import Tournament
 from cryoloom.data import VolumeMap
+from cryoloom.em.extent import estimate_mask_diameter
 from cryoloom.io.map_file import read_map
+from cryoloom.io.particles import ParticleImages
 from cryoloom.project.runner import run_stage
 from cryoloom.scoring.maps import score_map
 from cryoloom.simulate.particles import ParticleRecipe, Specimen, observed, simulate_particles
@@ -27,12 +31,56 @@ def run(particles, folder, **settings):
 def test_a_shape_is_found_from_its_particles_alone(specimen, tmp_path):
     recipe = ParticleRecipe(n=600, snr=0.1, junk=0.0, shift=4.0)
     particles = simulate_particles(specimen, tmp_path / "data", recipe, seed=3)
-    job = run(particles, tmp_path / "job", mask_diameter=1.2 * specimen.diameter, starts=4)
+    job = run(particles, tmp_path / "job", starts=4)
     truth: VolumeMap = specimen.states[0][0]
     scored = score_map(read_map(job["class001"]), truth)
     at_20 = scored.fsc[1 : int(BOX * PIXEL_SIZE / 20)]
     assert job.summary["verdict"] == "found", job.summary["reasons"]
     assert float(np.mean(at_20)) > 0.8
+
+
+def test_a_job_that_was_killed_goes_on_where_it_was_and_ends_alike(specimen, tmp_path, monkeypatch):
+    monkeypatch.setattr("cryoloom.abinitio.stage.ROUNDS", 1)
+    recipe = ParticleRecipe(n=200, snr=0.2, junk=0.0, shift=4.0)
+    particles = simulate_particles(specimen, tmp_path / "data", recipe, seed=5)
+    settings = {"mask_diameter": 1.2 * specimen.diameter, "starts": 2, "resolution": 40.0}
+    whole = read_map(run(particles, tmp_path / "whole", **settings)["class001"]).data
+    done = []
+
+    class Killed(BaseException):
+        pass
+
+    def keep(store, level, contender, keep=StartStore.keep):
+        if len(done) == 2:
+            raise Killed
+        done.append((contender.seed, level))
+        keep(store, level, contender)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(StartStore, "keep", keep)
+        run(particles, tmp_path / "job", **settings)
+    climbed = []
+    monkeypatch.setattr(Tournament, "_climb_now", _noting(Tournament._climb_now, climbed))
+    again = read_map(run(particles, tmp_path / "job", **settings)["class001"]).data
+    assert not set(done) & set(climbed)
+    assert np.array_equal(again, whole)
+
+
+def _noting(climb, climbed):
+    def noted(self, seed, before, i):
+        climbed.append((seed, i))
+        return climb(self, seed, before, i)
+
+    return noted
+
+
+@pytest.mark.parametrize("model, snr", [("globule", 0.1), ("ring", 0.1)])
+def test_the_mask_holds_the_particle_and_little_more(model, snr, tmp_path):
+    atoms = phantom(model, "C1", mass_kda=300)
+    specimen = Specimen(((potential_map(atoms, 64, 5.0),),), diameter=atoms.diameter)
+    particles = simulate_particles(specimen, tmp_path, ParticleRecipe(n=600, snr=snr, junk=0.0, shift=3.0), seed=6)
+    found = estimate_mask_diameter(ParticleImages(particles), len(particles), 5.0)
+    assert atoms.diameter < found < 1.6 * atoms.diameter
 
 
 def test_noise_is_not_taken_for_a_particle(specimen, tmp_path):

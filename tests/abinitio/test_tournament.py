@@ -1,10 +1,13 @@
+import numpy as np
 import pytest
 import torch
 
 from cryoloom.abinitio.model import StartModel
-from cryoloom.abinitio.tournament import Contender, Outcome
+from cryoloom.abinitio.store import StartStore
+from cryoloom.abinitio.tournament import Contender, Outcome, count_agreeing, survivors
 
 MODEL = StartModel(torch.zeros(1, 4), torch.zeros(1, 8, 8, 8))
+CENTRE = torch.zeros(3, 2)
 
 
 @pytest.mark.parametrize(
@@ -17,6 +20,40 @@ MODEL = StartModel(torch.zeros(1, 4), torch.zeros(1, 8, 8, 8))
     ],
 )
 def test_only_a_start_far_above_many_that_are_alike_stands_out(evidence, expected):
-    contenders = [Contender(i, MODEL, e) for i, e in enumerate(evidence)]
+    contenders = [Contender(i, MODEL, CENTRE, e) for i, e in enumerate(evidence)]
     outcome = Outcome(contenders, 2.0, 0.1, 8.0, 0.3, 1)
     assert outcome.stands_out is expected
+
+
+@pytest.mark.parametrize("n, expected", [(2, (2, 2, 2)), (4, (4, 3, 3)), (8, (8, 4, 3)), (20, (20, 10, 5))])
+def test_half_the_starts_go_on_but_three_at_least(n, expected):
+    assert tuple(survivors(n, i) for i in range(3)) == expected
+
+
+def test_a_start_that_was_put_by_comes_back_to_the_bit(tmp_path):
+    generator = torch.Generator().manual_seed(1)
+    model = StartModel(torch.randn(2, 5, generator=generator), torch.randn(2, 6, 6, 6, generator=generator))
+    contender = Contender(7, model, torch.randn(4, 2, generator=generator), 0.1 + 0.2)
+    store = StartStore(tmp_path / "starts")
+    assert store.recall(7, 1) is None
+    store.keep(1, contender)
+    back = StartStore(tmp_path / "starts").recall(7, 1)
+    assert back is not None and back.seed == 7 and back.evidence == contender.evidence
+    assert np.array_equal(back.model.volumes.numpy(), model.volumes.numpy())
+    assert np.array_equal(back.model.profiles.numpy(), model.profiles.numpy())
+    assert np.array_equal(back.centre_px.numpy(), contender.centre_px.numpy())
+    assert store.recall(7, 0) is None and store.recall(6, 1) is None
+
+
+@pytest.mark.parametrize(
+    "evidence, agreements, gain, expected",
+    [
+        ((7.4, 7.0, 3.9), (0.67, 0.3), 4.6, 2),  # the same map twice, from few particles
+        ((27.2, 27.2, 27.1), (0.69, 0.5), 0.8, 1),  # alike, and no better than what is not alike
+        ((36.0, 35.0, 24.0), (0.96, 0.4), 13.0, 2),
+        ((36.0, 35.0, 34.0), (0.7, 0.7), 13.0, 1),  # nothing to stand out from
+        ((36.0, 35.9, 35.0), (0.3, 0.9), 13.0, 2),
+    ],
+)
+def test_weak_agreement_counts_where_it_explains_more(evidence, agreements, gain, expected):
+    assert count_agreeing(evidence, agreements, gain) == expected

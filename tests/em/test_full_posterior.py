@@ -34,7 +34,10 @@ def setting():
     ctf = ctf.repeat(4, 1)
     observed = moved.flatten(1) * ctf
     noise = torch.full((4, plan.n_rings), 1.0 / 20.0)
-    ready = ring_images(plan, observed, ctf, noise, shifts, torch.zeros(4, 2))
+    shape = (4, plan.n_rings, -1)
+    weighted = (observed * ctf).reshape(shape) * noise[..., None]
+    inverse_variance = (ctf**2).reshape(shape).mean(-1) * noise
+    ready = ring_images(plan, weighted, inverse_variance, torch.zeros(4, 2), shifts)
     return plan, ready, ring_references(plan, samples), planted, images, ctf, noise
 
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from cryoloom.contract import Executor
-from cryoloom.em.full_posterior import RingImages, ring_images
 from cryoloom.em.images import ImageSource
 from cryoloom.em.rings import RingPlan
 from cryoloom.fourier import (
@@ -141,28 +140,28 @@ def _peaks(correlation: Tensor, centre: int, window: int) -> Tensor:
 
 
 def sample_on_rings(
-    images: SmallImages,
-    source: ImageSource,
-    plan: RingPlan,
-    centre_px: Tensor,
-    shifts_px: Tensor,
-    executor: Executor,
-) -> RingImages:
-    """Images on the rings of a plan, with a set of trial shifts about their centres."""
+    images: SmallImages, source: ImageSource, plan: RingPlan, executor: Executor
+) -> tuple[Tensor, Tensor]:
+    """Images on the rings of a plan, weighted for a search.
+
+    Returns
+    -------
+    weighted
+        `C X / σ²` at the points of the plan, complex64 `(n, rings, half)`; not centred.
+    inverse_variance
+        `<C²> / σ²` on each ring, `(n, rings)`.
+    """
     sampler = PointSampler(images.box, plan.points)
     shape = (images.box, images.box)
     kx, ky = plan.points.to(torch.float32).unbind(-1)
     inverse = 1.0 / images.noise_power[:, plan.radii.round().to(torch.int64)]
 
-    def work(rows: Tensor) -> RingImages:
-        samples = sampler(dft_to_image(images.dft[rows], shape))
+    def work(rows: Tensor) -> tuple[Tensor, Tensor]:
+        samples = sampler(dft_to_image(images.dft[rows], shape)).reshape(len(rows), plan.n_rings, -1)
         ctf = torch.from_numpy(source.ctf_at(images.rows[rows.numpy()], kx.contiguous(), ky.contiguous()))
-        return ring_images(plan, samples, ctf, inverse[rows], shifts_px, centre_px[rows])
+        ctf = ctf.reshape(samples.shape)
+        return samples * (ctf * inverse[rows][..., None]), (ctf**2).mean(-1) * inverse[rows]
 
     blocks = [torch.arange(i, min(i + 100, len(images))) for i in range(0, len(images), 100)]
     parts = list(executor.map(work, blocks))
-    return RingImages(
-        torch.cat([part.coefficients for part in parts]),
-        torch.cat([part.inverse_variance for part in parts]),
-        shifts_px.to(torch.float32),
-    )
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])

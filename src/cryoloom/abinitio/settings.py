@@ -11,7 +11,7 @@ class AbinitioSettings(Settings):
     mask_diameter: float | None = setting(
         None, "Diameter of the ball around the particle; found in the images by default.", unit="Å", gt=0
     )
-    starts: int = setting(8, "Random starts at the first level of detail; finer levels take more.", ge=2, le=200)
+    starts: int = setting(6, "Random starts in a round; up to three rounds are run.", ge=2, le=200)
     max_particles: int = setting(
         2000, "Particles that the starts are made with, drawn at random from all.", ge=100, expert=True
     )

@@ -6,24 +6,41 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cryoloom.abinitio.climb import Centres, climb, recentre
 from cryoloom.abinitio.images import SmallImages, centre_on_round_average, load_small_images
-from cryoloom.abinitio.level import Level, climb, evaluate, make_level
+from cryoloom.abinitio.level import Level, evaluate, make_level
 from cryoloom.abinitio.model import StartModel, complete_volumes
 from cryoloom.abinitio.settings import ABINITIO, AbinitioSettings
-from cryoloom.abinitio.tournament import Outcome, run_tournament
+from cryoloom.abinitio.store import StartStore
+from cryoloom.abinitio.tournament import Contender, Outcome, Step, Tournament, survivors
 from cryoloom.contract import Figure, InputError, Run, stage
 from cryoloom.data import ParticleSet, VolumeMap
+from cryoloom.em.extent import estimate_mask_diameter
 from cryoloom.em.groups import noise_groups
 from cryoloom.em.images import ImageSource
 from cryoloom.fourier import fourier_crop
 from cryoloom.geometry import rotation_about_z, symmetry_matrices
 from cryoloom.io.particles import ParticleImages
 
-# Levels of detail, as parts of the diameter. Most shapes are told apart at the first. A particle of a cubic group is
-# round up to the first harmonic that its group allows (l = 3, 4, 6 for T, O, I), so its views differ in fine detail
-# alone, and its few distinct views make that level cheap.
-LEVELS = {"T": (12.0,), "O": (13.0,), "I": (16.0,)}
-USUAL_LEVELS = (6.0, 9.0, 12.0)
+# Levels of detail, coarse to fine. Most shapes are told apart at the first. A particle of a cubic group is round up to
+# the first harmonic that its group allows (l = 3, 4, 6 for T, O, I), so its views differ in fine detail alone, and its
+# few distinct views make that level cheap. The map is then carried on to the last number, a part of the diameter.
+USUAL_STEPS = (
+    Step(4.0, 40, 150, memory=0.8),
+    Step(5.5, 40, 150, memory=0.8),
+    Step(7.0, 40, 150, memory=0.8),
+    Step(9.0, 30, 200, memory=0.85, wander=0.05),
+)
+
+
+def _cubic_steps(first: float, last: float) -> tuple[Step, ...]:
+    return Step(first, 60, 150, memory=0.7), Step(last, 60, 150, memory=0.7), Step(last, 120, 150, memory=0.7)
+
+
+CUBIC_STEPS = {"T": _cubic_steps(9.0, 12.0), "O": _cubic_steps(10.0, 13.0), "I": _cubic_steps(12.0, 16.0)}
+LAST_PART = {"T": 12.0, "O": 13.0, "I": 16.0}
+USUAL_LAST_PART = 12.0
+ROUNDS = 3
 INFORMATION_NEEDED = 4.5
 
 
@@ -36,22 +53,31 @@ def find_first_map(particles: ParticleSet, settings: AbinitioSettings, run: Run)
     reader = ParticleImages(particles)
     box, pixel_size = reader.shape[-1], float(particles.optics[0].pixel_size)
     field = box * pixel_size
-    diameter = min(settings.mask_diameter or 0.7 * field, 0.95 * field)
+    diameter = settings.mask_diameter or estimate_mask_diameter(reader, len(particles), pixel_size)
+    diameter = min(diameter, 0.95 * field)
     source = ImageSource(reader, particles, diameter, noise_group=noise_groups(particles, "micrograph"), cache_bytes=0)
     particle_diameter = diameter / 1.2
-    finest = max(settings.resolution or particle_diameter / _levels(settings.symmetry)[-1], 2.6 * pixel_size)
+    steps, last_part = _schedule(settings.symmetry)
+    finest = max(settings.resolution or particle_diameter / last_part, 2.6 * pixel_size)
     order = torch.randperm(len(particles), generator=run.generator("sample"))
     rows = np.sort(order[: settings.max_particles].numpy())
     images = load_small_images(source, rows, round(field / finest) + 1, run.executor)
-    reach = 0.2 * particle_diameter
-    centre = centre_on_round_average(images, reach, max(finest, particle_diameter / 6))
-    held_out, training = _split(len(images), run)
-    outcome, level = _find_level(images, source, diameter, particle_diameter, finest, centre, training, held_out,
-                                 settings, run)  # fmt: skip
-    verdict, reasons = _verdict(outcome, level)
+    first_px = _first_centres(images, particle_diameter, finest, settings.symmetry)
+    diameter_px = particle_diameter / images.pixel_size
+    training, held_out = _split(len(images), run)
+    levels = [
+        make_level(
+            images, source, max(finest, particle_diameter / step.part), diameter, settings.symmetry, run.executor
+        )
+        for step in steps
+    ]
+    outcome = _play(levels, steps, first_px, diameter_px, training, held_out, settings, run)
+    verdict, reasons = _verdict(outcome, levels[-1])
     best = outcome.contenders[0]
-    model, level = _polish(best.model, level, images, source, diameter, finest, centre, settings, run)
-    placed, column = _place(particles, images, source, level, model, run)
+    level = make_level(images, source, finest, diameter, settings.symmetry, run.executor)
+    wander = steps[-1].wander
+    model = _polish(best, level, Centres(first_px, wander * diameter_px), run)
+    placed, column = _place(particles, images, source, level, model, diameter, wander, run)
     volumes = complete_volumes(model)
     full = [fourier_crop(volume, (box,) * 3) * (images.box / box) ** 3 for volume in volumes]
     results: dict[str, Any] = {"particles": placed}
@@ -100,8 +126,25 @@ def find_first_map(particles: ParticleSet, settings: AbinitioSettings, run: Run)
     return results
 
 
-def _levels(symmetry: str) -> tuple[float, ...]:
-    return LEVELS.get(symmetry.strip().upper()[0], USUAL_LEVELS)
+def _schedule(symmetry: str) -> tuple[tuple[Step, ...], float]:
+    """Steps of the starts, and the part of the diameter to which the best is carried on."""
+    group = symmetry.strip().upper()[0]
+    return CUBIC_STEPS.get(group, USUAL_STEPS), LAST_PART.get(group, USUAL_LAST_PART)
+
+
+def _is_cubic(symmetry: str) -> bool:
+    return symmetry.strip().upper()[0] in CUBIC_STEPS
+
+
+def _first_centres(images: SmallImages, particle_diameter: float, finest: float, symmetry: str) -> Tensor:
+    """Where particles are thought to sit before there is a map, pixels yx, `(n, 2)`.
+
+    Those of a cubic group are nearly round, so the round average of all finds them well. Any other particle it would
+    move by where its view happens to be heavy: those are left where they are, and their centres follow the maps.
+    """
+    if _is_cubic(symmetry):
+        return centre_on_round_average(images, 0.2 * particle_diameter, max(finest, particle_diameter / 6))
+    return torch.zeros(len(images), 2)
 
 
 def _split(n: int, run: Run) -> tuple[Tensor, Tensor]:
@@ -111,42 +154,36 @@ def _split(n: int, run: Run) -> tuple[Tensor, Tensor]:
     return order[:n_held].sort().values, order[n_held:].sort().values
 
 
-def _find_level(
-    images: SmallImages, source: ImageSource, diameter: float, particle_diameter: float, finest: float,
-    centre: Tensor, training: Tensor, held_out: Tensor, settings: AbinitioSettings, run: Run,
-) -> tuple[Outcome, Level]:  # fmt: skip
-    """Tournaments at finer and finer detail until the starts agree on something that tells views apart."""
-    resolutions = sorted({max(finest, particle_diameter / part) for part in _levels(settings.symmetry)}, reverse=True)
-    found: tuple[Outcome, Level] | None = None
-    for i, resolution in enumerate(resolutions):
-        n_starts = settings.starts * (2 if len(resolutions) == 1 else 1 + i)
-        level = make_level(images, source, resolution, diameter, settings.symmetry, centre, run.executor)
-        n_final = max(2, (n_starts + 2) // 3)
-        with run.progress(n_starts + n_final, f"starts at {level.resolution:.1f} Å") as progress:
-            outcome = run_tournament(
-                level,
-                n_starts,
-                settings.classes,
-                training,
-                held_out,
-                lambda *key, i=i: run.generator("level", i, *key),
-                run.executor,
-                advance=progress.advance,
-            )
+def _play(
+    levels: list[Level], steps: tuple[Step, ...], first_px: Tensor, diameter_px: float, training: Tensor,
+    held_out: Tensor, settings: AbinitioSettings, run: Run,
+) -> Outcome:  # fmt: skip
+    """Rounds of starts until they agree on something that tells views apart."""
+    store = StartStore(run.checkpoint("starts"))
+    n_starts = settings.starts
+    outcome: Outcome | None = None
+    for number in range(ROUNDS):
+        title = "starts" if number == 0 else f"starts, round {number + 1} (those before did not meet)"
+        with run.progress(sum(survivors(n_starts, i) for i in range(len(steps))), title) as progress:
+            if outcome is None:
+                tournament = Tournament(
+                    levels, steps, settings.classes, training, held_out, first_px, diameter_px, run.generator,
+                    run.executor,
+                    recall=store.recall, keep=store.keep,
+                )  # fmt: skip
+            outcome = tournament.play(n_starts, progress.advance)
         run.log(
-            f"level {level.resolution:.1f} Å: evidence {[round(c.evidence, 2) for c in outcome.contenders]}, gain "
-            f"{outcome.gain:.2f} +- {outcome.gain_error:.2f}, information {outcome.information:.1f}, agreement "
-            f"{outcome.agreement:.2f}, {outcome.n_agreeing} agree"
+            f"round {number + 1}, to {levels[-1].resolution:.1f} Å: evidence "
+            f"{[round(c.evidence, 2) for c in outcome.contenders]}, gain {outcome.gain:.2f} +- "
+            f"{outcome.gain_error:.2f}, information {outcome.information:.1f}, agreement {outcome.agreement:.2f}, "
+            f"{outcome.n_agreeing} agree"
         )
-        found = (outcome, level)
-        if (
-            (outcome.n_agreeing > 1 or outcome.stands_out)
-            and outcome.gain > 4 * outcome.gain_error
-            and outcome.information > INFORMATION_NEEDED
-        ):
+        if outcome.gain < 4 * outcome.gain_error:
+            break  # there is nothing in the images: more starts would not find it
+        if (outcome.n_agreeing > 1 or outcome.stands_out) and outcome.information > INFORMATION_NEEDED:
             break
-    assert found is not None
-    return found
+    assert outcome is not None
+    return outcome
 
 
 def _verdict(outcome: Outcome, level: Level) -> tuple[str, list[str]]:
@@ -177,51 +214,46 @@ def _verdict(outcome: Outcome, level: Level) -> tuple[str, list[str]]:
     ]
 
 
-def _polish(
-    model: StartModel, level: Level, images: SmallImages, source: ImageSource, diameter: float, finest: float,
-    centre: Tensor, settings: AbinitioSettings, run: Run,
-) -> tuple[StartModel, Level]:  # fmt: skip
-    """Go on with all images to the finest detail of this stage, centring on the way."""
-    rows = torch.arange(len(images))
-    resolution = level.resolution
-    targets = [r for r in (0.8 * resolution, 0.65 * resolution) if r > 1.1 * finest] + [finest]
-    with run.progress(len(targets), "best start on all images") as progress:
-        for target in targets:
-            sums = evaluate(model, level, rows, run.executor)
-            centre += sums.shift_px
-            level = make_level(
-                images, source, min(target, level.resolution), diameter, settings.symmetry, centre, run.executor
-            )
-            model, _ = climb(model, level, rows, 5, run.executor, step=1.3)
-            progress.advance()
-    return model, level
+def _polish(best: Contender, level: Level, centres: Centres, run: Run) -> StartModel:
+    """Carry the best start on to the finest detail of this stage, with all images."""
+    rows = torch.arange(len(best.centre_px))
+    batch = min(500, max(20, len(rows) // 2))
+    with run.progress(1, "best start on all images") as progress:
+        model, _ = climb(
+            best.model, best.centre_px, level, rows, centres, 12, batch, 0.85, run.generator("polish"), run.executor
+        )
+        progress.advance()
+    return model
 
 
 def _place(
-    particles: ParticleSet, images: SmallImages, source: ImageSource, level: Level, model: StartModel, run: Run
-) -> tuple[ParticleSet, np.ndarray]:
-    """Class, pose and shift of every particle, chunk by chunk."""
+    particles: ParticleSet, images: SmallImages, source: ImageSource, level: Level, model: StartModel,
+    diameter: float, wander: float, run: Run,
+) -> tuple[ParticleSet, np.ndarray]:  # fmt: skip
+    """Class, pose and shift of every particle, chunk by chunk: the most likely view, then its shift, twice."""
     n = len(particles)
     rotation, shift = np.empty((n, 3, 3)), np.empty((n, 2))
     class_number = np.empty(n, np.int64)
     weights = np.zeros(model.n_classes)
     n_views = len(level.rotations)
-    diameter = level.plan.radii.new_tensor(source.mask_diameter)
+    particle_diameter, finest, symmetry = diameter / 1.2, level.resolution, level.symmetry
     chunk = 1000
     with run.progress(n, "poses of all particles") as progress:
         for start in range(0, n, chunk):
             rows = np.arange(start, min(start + chunk, n))
             some = load_small_images(source, rows, images.box // 2 - 4, run.executor)
-            centre = centre_on_round_average(some, 0.2 * float(diameter), max(level.resolution, float(diameter) / 8))
-            here = make_level(
-                some, source, level.resolution, float(diameter), level.symmetry, centre, run.executor, n_shift_rings=2
-            )
-            sums = evaluate(model, here, torch.arange(len(rows)), run.executor)
-            reference, angle, at = sums.best.unbind(1)
+            first_px = _first_centres(some, particle_diameter, finest, symmetry)
+            centres = Centres(first_px, wander * particle_diameter / some.pixel_size)
+            here = make_level(some, source, finest, diameter, symmetry, run.executor)
+            every, centre = torch.arange(len(rows)), first_px
+            for _ in range(2):
+                sums = evaluate(model, here, here.images(every, centre), run.executor)
+                centre = recentre(model, here, every, centre, centres, sums)
+            reference, angle, _ = sums.best.unbind(1)
             psi = here.plan.angles.to(torch.float64)[angle]
             rotation[rows] = (here.rotations.double()[reference % n_views] @ rotation_about_z(psi)).numpy()
             class_number[rows] = (reference // n_views + 1).numpy()
-            shift[rows] = ((centre + here.images.shifts_px[at]) * some.pixel_size).numpy()
+            shift[rows] = (centre * some.pixel_size).numpy()
             weights += sums.reference_weight.double().sum(0).numpy()
             progress.advance(len(rows))
     placed = particles.replace(rotation=rotation, shift=shift, class_number=class_number)

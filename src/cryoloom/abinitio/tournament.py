@@ -1,24 +1,52 @@
 """Many starts, of which the data keep the best.
 
-Starts that lead nowhere end in local optima of about equal likelihood; the right structure explains the particles
-clearly better, also those that no start has seen. Two starts that meet in the same map from different random detail
-are the evidence that it is in the data.
+All climb at coarse detail, the better half goes on to finer detail, and the last few are compared at the finest: on
+particles that no start was made from. Starts that lead nowhere end in local optima of about equal likelihood; the right
+structure explains the particles clearly better. Two starts that meet in the same map from different random detail are
+the evidence that it is in the data. If none meet, a further round of starts joins those that are left.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cryoloom.abinitio.level import Level, climb, evaluate, round_start
+from cryoloom.abinitio.climb import Centres, climb, recentre
+from cryoloom.abinitio.level import Level, evaluate, information_of, judging_shifts, round_evidence, round_start
 from cryoloom.abinitio.model import StartModel, random_model
 from cryoloom.contract import Executor
 from cryoloom.maps.superpose import superpose
 
 INFORMATION = 6.0
-AGREEMENT = 0.65
+AGREEMENT = 0.8
+WEAK_AGREEMENT, APART = 0.6, 0.25
+N_JUDGING = 300
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a start does at one level of detail.
+
+    Attributes
+    ----------
+    part
+        The level's resolution is the particle's diameter divided by this.
+    n_batches, batch
+        Steps taken, and particles in each.
+    memory
+        What is left of the sums after a batch, see `climb`.
+    wander
+        How far particles may be from where they were thought to sit at first: standard deviation as a part of the
+        diameter. While maps are poor it is kept small, or the centres follow their errors.
+    """
+
+    part: float
+    n_batches: int
+    batch: int
+    memory: float
+    wander: float = 0.02
 
 
 @dataclass(frozen=True)
@@ -31,12 +59,15 @@ class Contender:
         Number of the start.
     model
         Where it is.
+    centre_px
+        Where it thinks that the images sit, pixels yx, `(n, 2)`.
     evidence
-        Mean log-evidence of the training images.
+        Mean log-evidence of held-out images.
     """
 
     seed: int
     model: StartModel
+    centre_px: Tensor
     evidence: float
 
 
@@ -49,7 +80,7 @@ class Outcome:
     contenders
         The starts that reached the end, best first.
     gain
-        Log-evidence per held-out image that the best gains over the round model: mean, and its standard error.
+        Log-evidence per held-out image that the best gains over its round part: mean, and its standard error.
     information
         Log of candidates over effective candidates of the held-out images, mean: how well views are told apart.
     agreement
@@ -79,64 +110,156 @@ class Outcome:
         return bool(evidence[0] - evidence[1] > max(0.5, 6.0 * evidence[1:].std()))
 
 
-def run_tournament(
-    level: Level,
-    n_starts: int,
-    n_classes: int,
-    training: Tensor,
-    held_out: Tensor,
-    generator: Callable[..., torch.Generator],
-    executor: Executor,
-    *,
-    first_round: int = 9,
-    second_round: int = 12,
-    advance: Callable[[], None] = lambda: None,
-) -> Outcome:
-    """Climb from `n_starts` random models, go on with the better third, and compare those.
+class Tournament:
+    """Starts on the levels of one particle set.
 
     Parameters
     ----------
+    levels, steps
+        Levels of detail, coarse to fine, and what is done at each.
+    n_classes
+        Structures in each start.
     training, held_out
         Images that starts are made from, and images that judge them.
+    first_px
+        Where particles are thought to sit at first, pixels yx, `(n, 2)`.
+    diameter_px
+        Diameter of the particle, pixels.
     generator
         Gives a random generator for a key.
-    advance
-        Called after each start.
+    recall, keep
+        Get a contender that an earlier run of the same job finished, by (start, level); and put one by.
     """
-    flat = round_start(level, n_classes, training, executor)
-    mean_weight = level.images.inverse_variance[training].mean(0)
-    contenders = []
-    for seed in range(n_starts):
-        start = random_model(flat, level.plan, level.ball, INFORMATION, mean_weight, generator("start", seed))
-        model, sums = climb(start, level, training, first_round, executor)
-        contenders.append(Contender(seed, model, float(sums.log_evidence.mean())))
+
+    def __init__(
+        self,
+        levels: Sequence[Level],
+        steps: Sequence[Step],
+        n_classes: int,
+        training: Tensor,
+        held_out: Tensor,
+        first_px: Tensor,
+        diameter_px: float,
+        generator: Callable[..., torch.Generator],
+        executor: Executor,
+        *,
+        recall: Callable[[int, int], Contender | None] = lambda seed, i: None,
+        keep: Callable[[int, Contender], None] = lambda i, contender: None,
+    ) -> None:
+        self.levels, self.steps, self.n_classes = list(levels), list(steps), n_classes
+        self.training, self.held_out, self.first_px = training, held_out, first_px
+        self.centres = [Centres(first_px, step.wander * diameter_px) for step in steps]
+        self.generator, self.executor = generator, executor
+        self._recall, self._keep = recall, keep
+        self.flat = [round_start(level, n_classes, training, first_px[training], executor) for level in levels]
+        self.finalists: list[Contender] = []
+        self._n_started = 0
+
+    def play(self, n_starts: int, advance: Callable[[], None] = lambda: None) -> Outcome:
+        """One round of starts; all that reached the end in any round are compared.
+
+        Parameters
+        ----------
+        advance
+            Called after each climb of a start.
+        """
+        seeds = range(self._n_started, self._n_started + n_starts)
+        self._n_started += n_starts
+        running = [self._climb(seed, None, 0, advance) for seed in seeds]
+        for i in range(1, len(self.steps)):
+            running.sort(key=lambda c: -c.evidence)
+            running = [self._climb(c.seed, c, i, advance) for c in running[: survivors(n_starts, i)]]
+        self.finalists = sorted(self.finalists + running, key=lambda c: -c.evidence)
+        return self._judge()
+
+    def _climb(self, seed: int, before: Contender | None, i: int, advance: Callable[[], None]) -> Contender:
+        """Take a start through level `i`, or recall that it was done."""
+        done = self._recall(seed, i)
+        if done is None:
+            done = self._climb_now(seed, before, i)
+            self._keep(i, done)
         advance()
-    contenders.sort(key=lambda c: -c.evidence)
-    finalists = []
-    for contender in contenders[: max(2, (n_starts + 2) // 3)]:
-        model, sums = climb(contender.model, level, training, second_round, executor)
-        finalists.append(Contender(contender.seed, model, float(sums.log_evidence.mean())))
-        advance()
-    finalists.sort(key=lambda c: -c.evidence)
-    return judge(finalists, flat, level, held_out, executor)
+        return done
+
+    def _climb_now(self, seed: int, before: Contender | None, i: int) -> Contender:
+        level, step, centres = self.levels[i], self.steps[i], self.centres[i]
+        generator = self.generator("start", seed, i)
+        if before is None:
+            mean_weight = level.inverse_variance[self.training].mean(0)
+            model = random_model(self.flat[i], level.plan, level.ball, INFORMATION, mean_weight, generator)
+            centre = self.first_px
+        else:
+            model, centre = _with_profiles(before.model, self.flat[i]), before.centre_px
+        model, centre = climb(
+            model, centre, level, self.training, centres, step.n_batches, step.batch, step.memory, generator,
+            self.executor,
+        )  # fmt: skip
+        # Held-out images are centred on the model as the others were, then judged.
+        some = self.held_out
+        for _ in range(2):
+            sums = evaluate(model, level, level.images(some, centre[some]), self.executor)
+            centre[some] = recentre(model, level, some, centre[some], centres, sums)
+        sums = evaluate(model, level, level.images(some, centre[some]), self.executor)
+        return Contender(seed, model, centre, float(sums.log_evidence.double().mean()))
+
+    def _judge(self) -> Outcome:
+        """Compare the starts of the end with each other, and the best with its round part.
+
+        Gain and information come from evidence averaged over shifts about the first centres, for both models the same.
+        """
+        level, best = self.levels[-1], self.finalists[0]
+        some = self.held_out[:N_JUDGING]
+        shifts = judging_shifts(level)
+        images = level.images(some, self.first_px[some], shifts)
+        with_it = evaluate(best.model, level, images, self.executor)
+        without = round_evidence(self.flat[-1], level, images, self.executor)
+        difference = with_it.log_evidence.double() - without.double()
+        agreements = [agreement_of(best.model, other.model, level) for other in self.finalists[1:]]
+        gain = float(difference.mean())
+        return Outcome(
+            self.finalists,
+            gain,
+            float(difference.std() / max(1, len(difference)) ** 0.5),
+            information_of(with_it, level, len(shifts), best.model.n_classes),
+            max(agreements, default=0.0),
+            count_agreeing([c.evidence for c in self.finalists], agreements, gain),
+        )
 
 
-def judge(finalists: list[Contender], flat: StartModel, level: Level, held_out: Tensor, executor: Executor) -> Outcome:
-    """Compare the starts of the end with each other, and the best with the round model."""
-    best = finalists[0]
-    without = evaluate(flat, level, held_out, executor).log_evidence.double()
-    with_it = evaluate(best.model, level, held_out, executor)
-    difference = with_it.log_evidence.double() - without
-    information = float((np.log(level.n_candidates * best.model.n_classes) - with_it.n_effective.double().log()).mean())
-    agreements = [agreement_of(best.model, other.model, level) for other in finalists[1:]]
-    return Outcome(
-        finalists,
-        float(difference.mean()),
-        float(difference.std() / max(1, len(difference)) ** 0.5),
-        information,
-        max(agreements, default=0.0),
-        1 + sum(a > AGREEMENT for a in agreements),
-    )
+def count_agreeing(evidence: Sequence[float], agreements: Sequence[float], gain: float) -> int:
+    """Starts that agree with the best, itself included.
+
+    Maps from few particles correlate less even if they show the same: a weaker agreement counts for those that explain
+    the particles clearly better than the best that does not agree, by a quarter of what the best gains in all.
+
+    Parameters
+    ----------
+    evidence
+        Of all starts, best first.
+    agreements
+        Of the best with each of the others.
+    gain
+        Log-evidence that the best gains over its round part.
+    """
+    strong = 1 + sum(a > AGREEMENT for a in agreements)
+    weak = [e for e, a in zip(evidence[1:], agreements, strict=True) if a > WEAK_AGREEMENT]
+    others = [e for e, a in zip(evidence[1:], agreements, strict=True) if a <= WEAK_AGREEMENT]
+    if weak and others and min(weak) - max(others) > APART * gain:
+        return max(strong, 1 + len(weak))
+    return strong
+
+
+def survivors(n_starts: int, i: int) -> int:
+    """Starts that climb at the level `i` of those that began: half of them each time, and never less than three."""
+    return n_starts if i == 0 else min(n_starts, max(3, -(-n_starts // 2**i)))
+
+
+def _with_profiles(model: StartModel, flat: StartModel) -> StartModel:
+    """The model with round parts that reach as far as those of `flat`, from there where it has none."""
+    n = model.profiles.shape[1]
+    profiles = flat.profiles.clone()
+    profiles[:, : min(n, profiles.shape[1])] = model.profiles[:, : profiles.shape[1]]
+    return StartModel(profiles, model.volumes)
 
 
 def agreement_of(a: StartModel, b: StartModel, level: Level) -> float:
@@ -144,14 +267,12 @@ def agreement_of(a: StartModel, b: StartModel, level: Level) -> float:
 
     With several classes each class of `a` takes its best partner in `b`; the mean is returned.
     """
-    box = level.plan.box
-    field = level.resolution * float(level.plan.radii[-1].ceil())
     values = []
     for volume in a.volumes:
         found = [0.0]
         for other in b.volumes:
             if float(other.abs().max()) > 0 and float(volume.abs().max()) > 0:
-                laid = superpose(volume, other, field / box, resolution=1.3 * level.resolution).apply(other)
+                laid = superpose(volume, other, level.pixel_size, resolution=1.3 * level.resolution).apply(other)
                 found.append(float((laid * volume).sum() / (laid.norm() * volume.norm())))
         values.append(max(found))
     return float(np.mean(values))

@@ -89,29 +89,28 @@ class RingSums:
 
 
 def ring_images(
-    plan: RingPlan, samples: Tensor, ctf: Tensor, inverse_noise: Tensor, shifts_px: Tensor, centre_px: Tensor
+    plan: RingPlan, weighted: Tensor, inverse_variance: Tensor, centre_px: Tensor, shifts_px: Tensor | None = None
 ) -> RingImages:
-    """Weight, centre and transform samples of images.
+    """Centre and transform weighted samples of images.
 
     Parameters
     ----------
-    samples, ctf
-        Transforms and CTF at the points of the plan, `(n, points)`.
-    inverse_noise
-        `1 / σ²` on each ring, `(n, rings)`.
-    shifts_px
-        Trial shifts about each centre, pixels yx, `(t, 2)`.
+    weighted
+        `C X / σ²` at the points of the plan, complex `(n, rings, half)`.
+    inverse_variance
+        `<C²> / σ²` on each ring, `(n, rings)`.
     centre_px
         Where each particle is thought to sit, pixels yx, `(n, 2)`.
+    shifts_px
+        Trial shifts about each centre, pixels yx, `(t, 2)`; the centre alone by default.
     """
-    n, n_rings, n_shifts = len(samples), plan.n_rings, len(shifts_px)
-    ctf = ctf.reshape(n, n_rings, -1)
-    weighted = samples.reshape(n, n_rings, -1) * (ctf * inverse_noise[..., None]) * shift_phases(plan, centre_px)
-    shifted = weighted[:, None] * shift_phases(plan, shifts_px)  # (n, t, rings, half)
-    coefficients = _ascending(plan, angular_coefficients(plan, shifted.flatten(0, 1)))
-    return RingImages(
-        coefficients.reshape(n, n_shifts, n_rings, -1), (ctf**2).mean(-1) * inverse_noise, shifts_px.to(torch.float32)
-    )
+    n = len(weighted)
+    shifts_px = torch.zeros(1, 2) if shifts_px is None else shifts_px.to(torch.float32)
+    moved = (weighted * shift_phases(plan, centre_px))[:, None]
+    if len(shifts_px) > 1:
+        moved = moved * shift_phases(plan, shifts_px)  # (n, t, rings, half)
+    coefficients = _ascending(plan, angular_coefficients(plan, moved.flatten(0, 1)))
+    return RingImages(coefficients.reshape(n, len(shifts_px), plan.n_rings, -1), inverse_variance, shifts_px)
 
 
 def ring_references(plan: RingPlan, samples: Tensor) -> RingReferences:
@@ -154,11 +153,11 @@ def posterior_sums(
     accumulate
         False leaves out the sums (`numerator` and `weight` are zero).
     chunk
-        Images in one block; by default chosen for about 30 MB of scores.
+        Images in one block; by default chosen for at most 16 MB of scores, whatever the number of cores.
     """
     n_references = len(references.power)
     scores_per_image = n_references * len(images.shifts_px) * plan.n_angles
-    chunk = chunk or max(1, min(256, int(8e6 / scores_per_image)))
+    chunk = chunk or max(1, min(64, int(4e6 / scores_per_image)))
     ring_total = plan.ring_weight * plan.n_samples  # Fourier pixels per ring
     operand = (references.coefficients * ring_total[:, None]).permute(2, 1, 0).conj().resolve_conj().contiguous()
     norm_operand = 0.5 * ring_total[:, None] * references.power.T

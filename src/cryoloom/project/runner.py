@@ -204,7 +204,9 @@ def run_stage(
         sink.message(choice.note)
     started, cpu_started = time.monotonic(), _cpu_seconds()
     try:
-        with thread_budget(threads):
+        # The executor keeps the cores busy; a library that spreads single operations over them as well would
+        # wait at the end of each for a core that has other work, and its sums would depend on their number.
+        with thread_budget(1):
             arguments = {d.name: load_input(d, inputs.get(d.name), model, root) for d in declaration.inputs}
             result = declaration.load()(**arguments, settings=model, run=run)
         results = result if isinstance(result, dict) else {next(iter(declaration.writes), name): result}
