@@ -93,6 +93,14 @@ class ExpandSettings(Settings):
     symmetry: str = setting("C1", "Point group of the map that the poses belong to: Cn, Dn, T, O, I (I1 to I4).")
 
 
+class ConsensusSettings(Settings):
+    """Particles whose poses two independent runs agree on."""
+
+    symmetry: str = setting("C1", "Point group of the map.")
+    largest_angle: float = setting(10.0, "Poses further apart than this never agree.", unit="°", gt=0, le=90)
+    least_reliability: float = setting(0.5, "Particles below this in either run are left out.", ge=0, le=1)
+
+
 MERGE = StageDeclaration(
     name="particles merge",
     help="Merge particle sets; optics groups are joined by name, rows keep their order and their halves.",
@@ -145,5 +153,17 @@ EXPAND = StageDeclaration(
     function="cryoloom.particle_tools.stage:expand_particles",
     inputs=(_SET,),
     writes={"particles": "all copies, those of one particle next to each other"},
+    uses_gpu=False,
+)
+CONSENSUS = StageDeclaration(
+    name="particles consensus",
+    help="Compare the poses of two independent refinements and keep the particles on which they agree.",
+    settings=ConsensusSettings,
+    function="cryoloom.particle_tools.stage:agree_on_poses",
+    inputs=(
+        Input("particles", "particles", "Particles of the first run."),
+        Input("second", "particles", "The same particles, in the same order, of another run."),
+    ),
+    writes={"particles": "those that agree, with the poses of the first run", "removed": "all others"},
     uses_gpu=False,
 )

@@ -10,18 +10,21 @@ from cryoloom.em.groups import half_sets
 from cryoloom.io.cs import is_cs, read_cs_particles
 from cryoloom.io.particle_columns import particle_column
 from cryoloom.io.records import read_particles
+from cryoloom.particle_tools.consensus import compare_poses, reliable_rows
 from cryoloom.particle_tools.duplicates import keep_apart, keep_one_of_each_image
 from cryoloom.particle_tools.expand import expand_symmetry
 from cryoloom.particle_tools.merge import image_codes, merge_sets
 from cryoloom.particle_tools.recentre import recentre_on_point, shifts_into_coordinates
 from cryoloom.particle_tools.select import equal_parts, extreme_rows, rows_between, rows_by_number, rows_with_values
 from cryoloom.particle_tools.settings import (
+    CONSENSUS,
     EXPAND,
     MERGE,
     RECENTRE,
     SPLIT,
     SUBSET,
     UNIQUE,
+    ConsensusSettings,
     ExpandSettings,
     MergeSettings,
     RecentreSettings,
@@ -157,6 +160,41 @@ def expand_particles(particles: ParticleSet, settings: ExpandSettings, run: Run)
     _tell(run, len(particles), len(expanded), f"{n_copies} equivalent poses each.", expanded)
     run.summarise(symmetry=settings.symmetry, n_copies=n_copies)
     return {"particles": expanded}
+
+
+@stage(CONSENSUS)
+def agree_on_poses(
+    particles: ParticleSet, second: ParticleSet, settings: ConsensusSettings, run: Run
+) -> dict[str, ParticleSet]:
+    """Particles on whose poses two runs agree."""
+    if particles.rotation is None or second.rotation is None:
+        raise InputError("Both sets need poses (rlnAngleRot, rlnAngleTilt, rlnAnglePsi); run refine first.")
+    if len(particles) != len(second) or not np.array_equal(particles.image_index, second.image_index):
+        raise InputError("The two sets are not the same particles in the same order.")
+    zero = np.zeros((len(particles), 2))
+    found = compare_poses(
+        particles.rotation,
+        second.rotation,
+        zero if particles.shift is None else particles.shift,
+        zero if second.shift is None else second.shift,
+        settings.symmetry,
+    )
+    keep = reliable_rows(found, particles.pose_error, second.pose_error, np.deg2rad(settings.largest_angle))
+    for run_of in (particles, second):
+        if run_of.reliability is not None:
+            keep &= np.nan_to_num(run_of.reliability) >= settings.least_reliability
+    kept, removed = particles.select(np.flatnonzero(keep)), particles.select(np.flatnonzero(~keep))
+    share = float(keep.mean())
+    _tell(
+        run, len(particles), len(kept), f"{100 * share:.1f} % of the particles have the same pose in both runs.", kept
+    )
+    turn = np.arccos(np.clip(0.5 * (np.trace(found.frame) - 1.0), -1.0, 1.0))
+    run.summarise(
+        agreeing_fraction=round(share, 4),
+        median_angle_deg=round(float(np.rad2deg(np.median(found.angle))), 3),
+        frame_turn_deg=round(float(np.rad2deg(turn)), 3),
+    )
+    return {"particles": kept, "removed": removed}
 
 
 def _meet(particles: ParticleSet) -> bool:
