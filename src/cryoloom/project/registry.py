@@ -29,6 +29,7 @@ STAGES = {
     "particles subset": "cryoloom.particle_tools.settings:SUBSET",
     "particles unique": "cryoloom.particle_tools.settings:UNIQUE",
     "particles recentre": "cryoloom.particle_tools.settings:RECENTRE",
+    "particles consensus": "cryoloom.particle_tools.settings:CONSENSUS",
     "particles expand": "cryoloom.particle_tools.settings:EXPAND",
     "volume flip": "cryoloom.volume_tools.settings:FLIP",
     "volume resample": "cryoloom.volume_tools.settings:RESAMPLE",
