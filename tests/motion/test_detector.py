@@ -3,14 +3,18 @@
 import numpy as np
 import pytest
 
+from cryoloom.data import MovieSet, Optics
 from cryoloom.io.gain import orient
 from cryoloom.io.motion_tracks import MovieFacts
+from cryoloom.io.mrc import write_mrc
 from cryoloom.io.star import read_star
 from cryoloom.motion.defects import find_defects
 from cryoloom.motion.field import MotionField, mode_values
 from cryoloom.motion.frames import make_frames
 from cryoloom.motion.gain_orientation import find_gain_orientation
+from cryoloom.motion.load import choose_gain
 from cryoloom.motion.motion_file import evaluate_relion_polynomial, relion_polynomial, write_motion_file
+from cryoloom.motion.settings import MotionSettings
 
 
 def test_planted_defects_are_found_and_nothing_else():
@@ -81,3 +85,36 @@ def test_polynomial_of_relion_holds_a_field_of_its_own_kind_and_changes_its_sign
     shift_x = star["global_shift"].numbers("rlnMicrographShiftX")
     np.testing.assert_allclose(shift_x, -modes[0].reshape(n, 2)[:, 1], atol=1e-5)
     assert star["hot_pixels"].numbers("rlnCoordinateX")[0] == 4
+
+
+@pytest.mark.capability("FOR-1")
+def test_orientation_and_operation_of_a_gain_are_found_before_anything_is_corrected(tmp_path, measure):
+    """8 orientations x 2 operations x 4 movies that differ in counts, frames and spread of the gain."""
+    n, right = 0, 0
+    kinds = ((0.5, 12, 0.05), (1.0, 8, 0.03), (4.0, 8, 0.08), (0.1, 40, 0.06))
+    for case, (counts, n_frames, spread) in enumerate(kinds):
+        rng = np.random.default_rng(70 + case)
+        gain = rng.normal(1, spread, (288, 288)).clip(0.4).astype(np.float32)
+        gain[:, 140:142] *= 1.1
+        gain[40:43, 60:64] = 0
+        for divide in (False, True):
+            sensitivity = gain if divide else np.divide(1, gain, out=np.zeros_like(gain), where=gain > 0)
+            scene = 1 + 0.1 * np.sin(np.arange(288) / 9.0)[:, None]
+            frames = rng.poisson(counts * sensitivity * scene, (n_frames, 288, 288)).astype(np.uint8)
+            write_mrc(tmp_path / "movie.mrcs", frames.astype(np.int16), 1.0, kind="stack")
+            movies = MovieSet(
+                path=np.asarray([str(tmp_path / "movie.mrcs")]), optics=(Optics(pixel_size=1.0),),
+                optics_index=np.zeros(1, np.int64),
+            )  # fmt: skip
+            for flip in (0, 2):
+                for rotation in range(4):
+                    # the reference lies such that this turn and flip bring it back
+                    given = np.rot90(gain[:, ::-1] if flip == 2 else gain, rotation)
+                    write_mrc(tmp_path / "gain.mrc", np.ascontiguousarray(given), 1.0)
+                    recipe, choice = choose_gain(movies, tmp_path / "gain.mrc", MotionSettings())
+                    n += 1
+                    right += (recipe.rotation, recipe.flip, bool(recipe.divide)) == (rotation, flip, divide) and (
+                        choice is not None and choice.is_certain
+                    )
+    measure(right, unit=f"of {n}", threshold=f"{n} (100 %)", note="8 orientations x multiply/divide x 4 kinds of movie")
+    assert right == n == 64

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from cryoloom.contract import InputError
+from cryoloom.importing.dose import electrons_per_pixel
 from cryoloom.io.images import read_micrograph
 from cryoloom.io.movies import open_movie
 from cryoloom.io.mrc import read_mrc_header
@@ -44,7 +45,7 @@ def inspect_movie(path: str, eer_grouping: int | None, eer_upsampling: int) -> d
     with open_movie(path, eer_grouping=eer_grouping, eer_upsampling=eer_upsampling) as movie:
         if movie.n_frames < 2:
             raise InputError(f"{path}: one frame only, a movie was expected; import it as a micrograph (--kind).")
-        first = movie.frames(0, 1)[0]
+        first, second = (movie.frames(i, i + 1)[0] for i in (0, 1))
         _check_pixels(first, path, "frame 1")
         facts: dict[str, Any] = {
             "n_frames": movie.n_frames,
@@ -52,6 +53,7 @@ def inspect_movie(path: str, eer_grouping: int | None, eer_upsampling: int) -> d
             "pixel_size": movie.pixel_size,
             "n_dropped": movie.n_dropped,
             "mean": float(first.mean(dtype=np.float64)),
+            "electrons": electrons_per_pixel(first, second),
         }
         header = getattr(movie, "header", None)
         if header is not None and hasattr(header, "n_raw"):

@@ -1,5 +1,6 @@
 """Stage `import`: look at every file, settle the optics, and write one set."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from cryoloom.contract import InputError, Run, stage
 from cryoloom.data import MicrographSet, MovieSet, Optics, ParticleSet
+from cryoloom.importing.dose import judge_dose
 from cryoloom.importing.inspection import guess_kind, inspect_micrograph, inspect_movie
 from cryoloom.importing.optics import agreed_pixel_size, optics_of_images, reconcile
 from cryoloom.importing.particles import check_stacks, drop_repeats, settle_halves
@@ -113,6 +115,8 @@ def _import_movies(
     movies = movies.replace(extra=extra, gain_path=gain or movies.gain_path, defect_path=defects or movies.defect_path)
     if movies.dose_per_frame is None:
         run.warn("The exposure per frame is not known; movies cannot be dose-weighted. Give --dose-per-frame (e-/Å2).")
+    elif kept:
+        _check_dose(movies, kept, run)
     if movies.gain_path is not None and kept:
         _check_gain(Path(movies.gain_path), kept[0], paths[int(good[0])], run)
     _report(run, "movies", len(paths), len(movies), movies.optics, origin)
@@ -252,6 +256,27 @@ def _compare_header(optics: Optics, header_size: float | None, origin: dict[str,
     if abs(header_size - optics.pixel_size) > 0.005 * optics.pixel_size:
         run.warn(
             f"The headers say {header_size:g} Å per pixel, --pixel-size says {optics.pixel_size:g}; the latter is used."
+        )
+
+
+def _check_dose(movies: MovieSet, facts: list[dict[str, Any]], run: Run) -> None:
+    """Say whether the dose is that of one frame, and by which evidence."""
+    assert movies.dose_per_frame is not None
+    findings = []
+    for row in np.unique(np.linspace(0, len(facts) - 1, 5).astype(int)):
+        fact, optics = facts[row], movies.optics[int(movies.optics_index[row])]
+        electrons = math.nan if fact["electrons"] is None else fact["electrons"]
+        given = float(movies.dose_per_frame[row])
+        findings.append(judge_dose(given, fact["n_frames"], optics.pixel_size, electrons, fact.get("exposure")))
+    meanings = [finding.meaning for finding in findings]
+    usual = max(dict.fromkeys(meanings), key=meanings.count)
+    finding = findings[meanings.index(usual)]
+    run.summarise(dose={"meaning": finding.meaning, "evidence": finding.evidence, "per_frame": finding.per_frame})
+    if finding.meaning in ("total", "divided twice"):
+        words = "of the whole movie" if finding.meaning == "total" else "divided by the number of frames twice"
+        run.warn(
+            f"--dose-per-frame looks like the dose {words} ({finding.evidence}); if so give "
+            f"--dose-per-frame {finding.per_frame:.3g}."
         )
 
 

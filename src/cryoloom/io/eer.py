@@ -136,7 +136,7 @@ class EerMovie:
         length = np.array([-(-size // 4) + 2 for _, size in strips], np.int64)
         start = np.cumsum(length) - length
         words = np.zeros(int(length.sum()), "<u4")
-        places = memoryview(words).cast("B")
+        places = words.data.cast("B")
         for raw, ((offset, size), at) in enumerate(zip(strips, 4 * start, strict=True), first + 1):
             if os.preadv(self._file, [places[int(at) : int(at) + size]], offset) < size:
                 raise InputError(f"{self.path}, raw frame {raw} of {self.header.n_raw}: the file is cut short.")
