@@ -42,7 +42,7 @@ def report_of(bed, refined, symmetry):
     """Report on a refinement: half maps and particles, as the stage asks them."""
     with tempfile.TemporaryDirectory() as folder:
         run, report = MemoryRun(Path(folder)), Report()
-        settings = ValidateSettings(symmetry=symmetry, particles_used=400)
+        settings = ValidateSettings(symmetry=symmetry, particles_used=500)
         half1, half2 = refined.halves
         maps = check_half_maps(half1, half2, bed.volume.pixel_size, None, symmetry, run, report)
         check_particles(maps, refined.particles, InMemory(bed.images), None, settings, run, report)
@@ -51,7 +51,7 @@ def report_of(bed, refined, symmetry):
 
 
 def run_case(kind: str, what: str, shape: str, seed: int) -> dict:
-    bed = make_bed(320, seed=seed, snr=0.12, shape=shape)
+    bed = make_bed(500, seed=seed, snr=0.2, shape=shape)
     truth, symmetry, reference = bed.volume, "C1", bed.volume.data
     if kind == "symmetry":
         symmetry = what

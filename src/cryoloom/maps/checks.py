@@ -118,10 +118,13 @@ def curve_warnings(curves: CorrectedFsc, crossing: float, bounded: bool, box: in
                 "Look for duplicate particles, a mask or filter applied to both, or particles that changed halves."
             )
     low = curves.corrected[2 : max(3, round(0.3 * crossing)) + 1]
-    if len(low) and float(low.min()) < 0.8 and crossing > 8:
-        shell = 2 + int(np.argmin(low))
+    # A shell near the centre holds few independent values: its dip must be more than their chance.
+    chance = np.sqrt(np.diag(curves.covariance))[2 : 2 + len(low)] * (1 - np.clip(low, 0, 1) ** 2)
+    certain = low + 2.5 * chance
+    if len(low) and float(certain.min()) < 0.8 and crossing > 8:
+        shell = 2 + int(np.argmin(certain))
         found.append(
-            f"The FSC dips to {low.min():.2f} at {box * pixel_size / shell:.0f} Å, far below the resolution limit: the "
-            "halves differ in their overall shape."
+            f"The FSC dips to {low[shell - 2]:.2f} at {box * pixel_size / shell:.0f} Å, far below the resolution: "
+            "the halves differ in their overall shape."
         )
     return found
