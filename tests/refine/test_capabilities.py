@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ import torch
 from cryoloom.compute.executor import ThreadExecutor
 from cryoloom.em import ImageSource, NoiseModel, PosePriors, refine_poses, single_candidates
 from cryoloom.fourier.slices import prepare_volume
+from cryoloom.geometry import pose_distance
 from cryoloom.io.particles import ParticleImages
+from cryoloom.io.records import read_particles
 from cryoloom.maps.filter import lowpass
+from cryoloom.project.runner import run_stage
 
 
 def _benchmark():
@@ -35,6 +39,72 @@ def test_refinement_ends_within_three_per_cent_of_the_oracle_on_the_named_beds(s
         notes.append(f"{bed} {found['true_resolution']:.2f}/{found['oracle']:.2f} Å, {found['cpu_seconds']:.0f} CPU s")
     measure(round(worst, 2), unit="% above oracle", threshold="<= 3", note="; ".join(notes))
     assert worst <= 3.0
+
+
+def _refined(benchmark, folder, seed):
+    """Bed `c1` refined from a seed (each has other halves), once per folder of beds."""
+    bed = benchmark.prepare("c1", folder, {})
+    with (bed / "truth.pkl").open("rb") as file:
+        truth, symmetry, _ = pickle.load(file)
+    result = run_stage(
+        "refine",
+        inputs={"particles": bed / "particles.star", "reference": bed / "truth.mrc"},
+        settings={"symmetry": symmetry, "initial_lowpass": 40.0},
+        out=bed / f"refine_seed{seed}",
+        seed=seed,
+    )
+    return truth, symmetry, result.outputs["particles"]
+
+
+def _is_right(truth, particles, symmetry):
+    """Real particles whose pose is within 5 degrees and whose shift is within 3 Å of the truth."""
+    angle = pose_distance(torch.from_numpy(truth.rotation), torch.from_numpy(particles.rotation), symmetry).numpy()
+    shift = np.linalg.norm(particles.shift - truth.shift, axis=1)
+    return (truth.class_number > 0) & (np.rad2deg(angle) < 5.0) & (shift < 3.0)
+
+
+@pytest.mark.slow
+@pytest.mark.capability("UNC-7")
+def test_particles_flagged_reliable_have_right_poses(shared_data, tmp_path, measure):
+    truth, symmetry, refined = _refined(_benchmark(), Path(os.environ.get("CRYOLOOM_BEDS", tmp_path)), 1)
+    particles = read_particles(refined)
+    right, flagged = _is_right(truth, particles, symmetry), particles.reliability > 0.5
+    precision, recall = float(right[flagged].mean()), float(flagged[right].mean())
+    note = f"recall {100 * recall:.1f} % (asked >= 70); bed c1, 10 % junk, {100 * right.mean():.1f} % right"
+    measure(round(100 * precision, 2), unit="% precision", threshold=">= 95", note=note)
+    assert precision >= 0.95
+    assert recall >= 0.7
+
+
+@pytest.mark.slow
+@pytest.mark.capability("REF-7")
+def test_poses_on_which_two_runs_agree_are_right(shared_data, tmp_path, measure):
+    folder = Path(os.environ.get("CRYOLOOM_BEDS", tmp_path))
+    truth, symmetry, first = _refined(_benchmark(), folder, 1)
+    _, _, second = _refined(_benchmark(), folder, 2)
+    result = run_stage(
+        "particles consensus",
+        inputs={"particles": first, "second": second},
+        settings={"symmetry": symmetry},
+        out=tmp_path / "consensus",
+    )
+    particles = read_particles(first)
+    right = dict(zip(_names(particles), _is_right(truth, particles, symmetry), strict=True))
+    kept = read_particles(result.outputs["particles"])
+    correct = float(np.mean([right[name] for name in _names(kept)]))
+    share = result.summary["agreeing_fraction"]
+    measure(
+        round(100 * correct, 2), unit="% correct", threshold=">= 95",
+        note=f"bed c1, 10 % junk: {100 * share:.1f} % of the particles agree",
+    )  # fmt: skip
+    assert correct >= 0.95
+    assert share > 0.5
+
+
+def _names(particles):
+    return [
+        f"{index}@{Path(path).name}" for path, index in zip(particles.image_path, particles.image_index, strict=True)
+    ]
 
 
 class _Rescaled:

@@ -56,9 +56,9 @@ def compare_poses(
         u, _, vh = torch.linalg.svd(mean)
         if float(torch.det(u @ vh)) > 0:
             frame = u @ vh
-    angle = pose_distance(b, frame @ a, symmetry).numpy()
+    apart = pose_distance(b, frame @ a, symmetry).numpy()
     rest = _without_offset(first, first_shift, second_shift)
-    return PoseAgreement(frame.numpy(), angle, np.linalg.norm(rest, axis=1))
+    return PoseAgreement(frame.numpy(), apart, np.linalg.norm(rest, axis=1))
 
 
 def _without_offset(rotation: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
