@@ -61,6 +61,7 @@ def simulate(
     defocus: float = 15_000.0,
     low_frequency_rise: float = 1.0,
     junk: bool = False,
+    extra: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
     gradient: float = 0.0,
     seed: int = 0,
     spacing: float = 1.05,
@@ -86,6 +87,10 @@ def simulate(
     if junk:
         contamination, junk_mask = _contamination(rng, shape, diameter / pixel_size, signal.max())
         signal = signal + contamination
+    if extra is not None:  # carbon, crystals, and the texture of carbon
+        carbon, crystals, texture = extra
+        signal = signal + signal.max() * (carbon * (1.5 + 1.2 * texture) + 8 * crystals)
+        junk_mask = carbon | crystals
     seen = scipy.fft.irfft2(scipy.fft.rfft2(signal.astype(np.float32)) * transfer, s=shape)
     noise = _noise(rng, shape, low_frequency_rise, pixel_size)
     clean = inside & ~junk_mask
@@ -94,7 +99,7 @@ def simulate(
     image = noise - (seen if snr > 0 else 0.0)
     if gradient:
         image += gradient * noise.std() * (np.linspace(-1, 1, h)[:, None] + np.linspace(-1, 1, w)[None, :])
-    if junk and len(position):
+    if junk_mask.any() and len(position):
         position = position[~junk_mask[position[:, 0].astype(int), position[:, 1].astype(int)]]
     return Micrograph(image.astype(np.float32), position, defocus, diameter, junk_mask)
 

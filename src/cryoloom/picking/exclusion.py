@@ -1,8 +1,11 @@
 """Regions that are not thin ice with particles: carbon, ice crystals, aggregates, contamination.
 
-Two signs are used, each against the typical value of the same micrograph: the local variance (carbon and thick
-aggregates are rough) and the local density after smoothing (crystals are dense). The typical place is taken to be
-good, so at most half of a micrograph can be excluded.
+Two signs are used, each against the thin ice of the same micrograph. *Dense*: after the slope of the ice is taken off,
+carbon and crystals are darker in the image than the ice by far more than its own fluctuations; the border runs
+where half of the step of each region is reached, so that it does not depend on the smoothing. *Rough*: the local
+variance of carbon and of piled-up aggregates is higher, where the calmer half of the micrograph sets the scale. The
+typical place is taken to be good, so at most half of a micrograph can be excluded. Neglected: thicker ice that is as
+smooth as thin ice and ends in no edge.
 """
 
 import numpy as np
@@ -10,12 +13,15 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from cryoloom.picking.reduce import flatten_background
-
+_SMOOTH = 20.0  # Å, standard deviation of the smoothing for the density
+_CORE_SIGMA, _RIM_SIGMA = 9.0, 4.0  # robust deviations: somewhere in a dense region, and everywhere in it
+_RIM = 40.0  # Å around excluded regions, where the fringes of their edges are strongest
+_LOCAL = 60.0  # Å, of the window for the local mean
 _WINDOW = 120.0  # Å, standard deviation of the window for the local variance
-_SMOOTH = 20.0  # Å, of the smoothing for dense spots
 _VARIANCE_SIGMA, _LEAST_RATIO = 5.0, 1.5  # robust deviations of the log variance, and the least ratio that counts
-_DENSITY_SIGMA = 9.0
+_RIM_RATIO = 0.3  # log variance in excess at the border of a rough region
+_WIDE, _CARBON_RATIO = 0.05, 1.6  # share of the micrograph and ratio of variances from which on an edge is carbon
+_BLOCKS = 32
 
 
 def exclusion_mask(image: Tensor, pixel_size: float, *, least_diameter: float = 0.0) -> Tensor:
@@ -24,34 +30,16 @@ def exclusion_mask(image: Tensor, pixel_size: float, *, least_diameter: float = 
     Parameters
     ----------
     image
-        Reduced micrograph, `(h, w)`.
+        Reduced micrograph, dense matter bright, `(h, w)`.
     pixel_size
         Å per pixel.
     least_diameter
         Å; regions of less than four times the area of this circle are not excluded, since they may be particles.
     """
-    flat = flatten_background(image, 400.0 / pixel_size, limit=30.0).cpu().numpy()
-    flat = flat / max(1.4826 * float(np.median(np.abs(flat))), 1e-9)
-    smooth = ndimage.gaussian_filter(flat, _SMOOTH / pixel_size)
-    smooth = smooth / max(1.4826 * float(np.median(np.abs(smooth))), 1e-9)
-    dense = np.abs(smooth) > _DENSITY_SIGMA
-    dense = _grow(dense, 3 * _SMOOTH / pixel_size)
-    calm = np.clip(np.where(dense, 0.0, flat), -6, 6)
-    step = max(1, int(0.25 * _WINDOW / pixel_size))
-    coarse = ndimage.uniform_filter(calm**2, step)[step // 2 :: step, step // 2 :: step]
-    weight = ndimage.uniform_filter((~dense).astype(np.float32), step)[step // 2 :: step, step // 2 :: step]
-    sigma = _WINDOW / pixel_size / step
-    power = ndimage.gaussian_filter(coarse, sigma) / np.maximum(ndimage.gaussian_filter(weight, sigma), 0.05)
-    log = np.log(np.maximum(power, 1e-9))
-    middle = float(np.median(log))
-    lower = log[log < middle]
-    spread = 1.4826 * float(np.median(middle - lower)) if len(lower) else 1.0  # the calm side is not contaminated
-    rough = log - middle > max(_VARIANCE_SIGMA * spread, np.log(_LEAST_RATIO))
-    zoom = np.asarray(flat.shape) / np.asarray(rough.shape)
-    grid = [
-        np.minimum((np.arange(n) / z).astype(int), m - 1) for n, z, m in zip(flat.shape, zoom, rough.shape, strict=True)
-    ]
-    mask = dense | rough[np.ix_(*grid)]
+    plain = image.cpu().numpy().astype(np.float32)
+    dense = dense_regions(plain, pixel_size)
+    rough = rough_regions(plain, dense, pixel_size)
+    mask = dense | rough
     if least_diameter > 0 and mask.any():
         label, n = ndimage.label(mask)
         area = np.bincount(label.reshape(-1), minlength=n + 1)
@@ -61,6 +49,130 @@ def exclusion_mask(image: Tensor, pixel_size: float, *, least_diameter: float = 
     if mask.mean() > 0.5:
         mask = np.zeros_like(mask)
     return torch.from_numpy(mask).to(image.device)
+
+
+def fill_excluded(image: Tensor, mask: Tensor, pixel_size: float) -> Tensor:
+    """The image with excluded regions and their rims replaced by the local mean of what is around them, `(h, w)`.
+
+    Crystals and carbon would otherwise leave dark halos when the background is flattened.
+    """
+    rim = _grow(mask.cpu().numpy(), _RIM / pixel_size)
+    if not rim.any() or rim.all():
+        return image
+    plain = image.cpu().numpy().astype(np.float32)
+    seen = (~rim).astype(np.float32)
+    filled = np.full_like(plain, np.median(plain[~rim]))
+    for sigma in (400.0, 150.0, 60.0):  # Å; the nearest that is seen decides
+        share = ndimage.gaussian_filter(seen, sigma / pixel_size)
+        mean = ndimage.gaussian_filter(plain * seen, sigma / pixel_size) / np.maximum(share, 1e-6)
+        filled = np.where(share > 0.05, mean, filled)
+    return torch.from_numpy(np.where(rim, filled, plain)).to(image.device)
+
+
+def grow_mask(mask: Tensor, radius_px: float) -> Tensor:
+    """Pixels within `radius_px` of a mask, `(h, w)` bool."""
+    return torch.from_numpy(_grow(mask.cpu().numpy(), radius_px)).to(mask.device)
+
+
+def dense_regions(image: np.ndarray, pixel_size: float) -> np.ndarray:
+    """Where matter is much denser than the ice, `(h, w)` bool."""
+    smooth = ndimage.gaussian_filter(image, _SMOOTH / pixel_size)
+    ice, deviation = ice_level(smooth)
+    z = (smooth - ice) / deviation
+    candidates, n = ndimage.label(z > _RIM_SIGMA)
+    if not n:
+        return np.zeros(image.shape, dtype=bool)
+    peak = ndimage.maximum(z, candidates, np.arange(n + 1))
+    peak[0] = 0
+    # half of the typical height of what is surely inside
+    height = np.zeros(n + 1)
+    for i in np.flatnonzero(peak > _CORE_SIGMA):
+        inside = z[candidates == i]
+        height[i] = np.median(inside[inside > 0.5 * peak[i]])
+    level = height[candidates]
+    return (level > 0) & (z > np.maximum(0.5 * level, _RIM_SIGMA))
+
+
+def ice_level(smooth: np.ndarray) -> tuple[np.ndarray, float]:
+    """Density of the ice as a quadratic surface `(h, w)`, and the standard deviation about it.
+
+    The surface is fitted to block means; blocks that lie above it, as dense matter does, are dropped in turn.
+    """
+    h, w = smooth.shape
+    by, bx = min(_BLOCKS, h), min(_BLOCKS, w)
+    means = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(smooth)[None, None], (by, bx))[0, 0].numpy()
+
+    def terms(ny: int, nx: int) -> np.ndarray:
+        y, x = np.meshgrid((np.arange(ny) + 0.5) / ny - 0.5, (np.arange(nx) + 0.5) / nx - 0.5, indexing="ij")
+        return np.stack([np.ones_like(y), y, x, y * y, x * y, x * x]).reshape(6, -1)
+
+    basis, values = terms(by, bx), means.reshape(-1).astype(np.float64)
+    good = values <= np.quantile(values, 0.75)
+    for _ in range(12):
+        used = basis[:, good]
+        ridge = 1e-3 * good.sum() * np.diag([0.0, 0, 0, 1, 1, 1])  # bends only where many blocks ask for it
+        surface = np.linalg.solve(used @ used.T + ridge, used @ values[good]) @ basis
+        residual = values - surface
+        below = residual[residual < np.median(residual[good])] - np.median(residual[good])
+        limit = 2.5 * 1.4826 * float(np.median(np.abs(below))) if len(below) else 0.0
+        chosen = residual - np.median(residual[good]) <= limit
+        if chosen.mean() < 0.4 or (chosen == good).all():
+            break
+        good = chosen
+    used = basis[:, good]
+    coefficients = np.linalg.solve(used @ used.T + ridge, used @ values[good])
+    ice = (coefficients @ terms(h, w)).reshape(h, w)
+    residual = smooth - ice
+    inside = residual[residual < np.quantile(residual, 0.6)]
+    middle = np.median(residual[np.abs(residual) < 3 * 1.4826 * np.median(np.abs(inside))])
+    below = middle - residual[residual < middle]
+    return ice + middle, max(1.4826 * float(np.median(below)), 1e-9)
+
+
+def rough_regions(image: np.ndarray, dense: np.ndarray, pixel_size: float) -> np.ndarray:
+    """Where the local variance is much larger than in calm ice, dense regions left out of account, `(h, w)` bool."""
+    rim = _grow(dense, 2.5 * _SMOOTH / pixel_size)
+    seen = (~rim).astype(np.float32)
+    broad = _LOCAL / pixel_size
+    covered = np.maximum(ndimage.gaussian_filter(seen, broad), 1e-3)
+    flat = (image - ndimage.gaussian_filter(image * seen, broad) / covered) * seen
+    inside = flat[seen > 0]
+    calm = np.clip(flat / max(1.4826 * float(np.median(np.abs(inside))) if len(inside) else 1.0, 1e-9), -6, 6)
+    step = max(1, int(0.25 * _WINDOW / pixel_size))
+    coarse = ndimage.uniform_filter(calm**2, step)[step // 2 :: step, step // 2 :: step]
+    weight = ndimage.uniform_filter(seen, step)[step // 2 :: step, step // 2 :: step]
+    sigma = _WINDOW / pixel_size / step
+    share = ndimage.gaussian_filter(weight, sigma)
+    power = np.where(share > 0.1, ndimage.gaussian_filter(coarse, sigma) / np.maximum(share, 0.1), 0.0)
+    power = np.where(share > 0.1, power, np.median(power[share > 0.1]) if (share > 0.1).any() else 1.0)
+    log = np.log(np.maximum(power, 1e-9))
+    middle = float(np.median(log))
+    lower = log[log < middle]
+    spread = 1.4826 * float(np.median(middle - lower)) if len(lower) else 1.0  # the calm side is not contaminated
+    rough = _rough_cells(log - middle, spread)
+    zoom = np.asarray(image.shape) / np.asarray(rough.shape)
+    shapes = zip(image.shape, zoom, rough.shape, strict=True)
+    grid = [np.minimum((np.arange(n) / z).astype(int), m - 1) for n, z, m in shapes]
+    return rough[np.ix_(*grid)]
+
+
+def _rough_cells(excess: np.ndarray, spread: float) -> np.ndarray:
+    """Cells of regions that are surely rough, down to half of what the region has, `(h, w)` bool.
+
+    A region is surely rough where its log variance stands out from that of other cells, or when it is a wide one that
+    runs to the edge, as carbon does.
+    """
+    label, n = ndimage.label(excess > _RIM_RATIO)
+    border = np.unique(np.concatenate([label[0], label[-1], label[:, 0], label[:, -1]]))
+    rough = np.zeros(excess.shape, dtype=bool)
+    for i in range(1, n + 1):
+        inside = label == i
+        typical = float(np.median(excess[inside]))
+        stands_out = excess[inside].max() > max(_VARIANCE_SIGMA * spread, np.log(_LEAST_RATIO))
+        carbon = i in border and inside.mean() > _WIDE and typical > np.log(_CARBON_RATIO)
+        if stands_out or carbon:
+            rough |= inside & (excess > max(0.5 * typical, _RIM_RATIO))
+    return rough
 
 
 def _grow(mask: np.ndarray, radius_px: float) -> np.ndarray:

@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from cryoloom.picking.deblend import deblend
-from cryoloom.picking.exclusion import exclusion_mask
+from cryoloom.picking.exclusion import exclusion_mask, fill_excluded, grow_mask
 from cryoloom.picking.matched import Spectrum, Transfer
 from cryoloom.picking.peaks import find_peaks, normalise_by_background
 from cryoloom.picking.radial import Normal, normal_equations
@@ -81,14 +81,15 @@ class Candidates:
 
 
 def survey_scales(
-    image: Tensor, pixel_size: float, transfer: Transfer | None, diameters: Sequence[float], *, exclude: bool
+    micrograph: Tensor, pixel_size: float, transfer: Transfer | None, diameters: Sequence[float], *, exclude: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Votes of one micrograph for each diameter as if particles were dark, and as if bright; see `scale`."""
-    reduced = reduce_micrograph(image, pixel_size, diameters[0] / 8, dark=True)
+    reduced = reduce_micrograph(micrograph, pixel_size, diameters[0] / 8, dark=True)
     px = reduced.mean_pixel_size
-    flat = flatten_background(reduced.image, diameters[-1] / px)
-    if exclude:
-        flat = torch.where(exclusion_mask(reduced.image, px), torch.zeros_like(flat), flat)
+    image = reduced.image
+    mask = exclusion_mask(image, px) if exclude else torch.zeros_like(image, dtype=torch.bool)
+    flat = flatten_background(fill_excluded(image, mask, px), diameters[-1] / px)
+    flat = torch.where(mask, torch.zeros_like(flat), flat)
     spectrum = Spectrum(flat, reduced.pixel_size, transfer, margin_px=int(0.5 * diameters[-1] / px))
     return count_votes(spectrum, diameters, px)
 
@@ -132,11 +133,14 @@ def search_micrograph(
     """
     reduced = reduce_micrograph(image, pixel_size, diameter / 16, dark=dark)
     px = reduced.mean_pixel_size
-    flat = flatten_background(reduced.image, 2 * diameter / px)
     excluded = None
     if exclude:
-        excluded = exclusion_mask(reduced.image, px, least_diameter=diameter)
-        flat = torch.where(excluded, torch.zeros_like(flat), flat)
+        mask = exclusion_mask(reduced.image, px, least_diameter=diameter)
+        flat = flatten_background(fill_excluded(reduced.image, mask, px), 2 * diameter / px)
+        flat = torch.where(mask, torch.zeros_like(flat), flat)
+        excluded = grow_mask(mask, 0.5 * diameter / px)  # a particle there would touch it
+    else:
+        flat = flatten_background(reduced.image, 2 * diameter / px)
     spectrum = Spectrum(flat, reduced.pixel_size, transfer, margin_px=int(diameter / px))
     labels: dict[str, Tensor] = {}
     reach = distance / px

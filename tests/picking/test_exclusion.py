@@ -1,0 +1,82 @@
+"""What is not thin ice with particles is found and outlined."""
+
+import numpy as np
+import picking_bed
+import pytest
+import torch
+from scipy import ndimage
+
+from cryoloom.io.mrc import read_mrc
+from cryoloom.picking.exclusion import dense_regions, exclusion_mask, fill_excluded, ice_level
+from cryoloom.picking.reduce import flatten_background, reduce_micrograph
+
+
+def overlap(found, truth):
+    return float((found & truth).sum() / max((found | truth).sum(), 1))
+
+
+@pytest.mark.capability("PIK-7")
+def test_the_mask_of_a_real_micrograph_is_found(shared_data, measure):
+    """The camera had 3838 x 3710 pixels and the file has 959 x 927, so a pixel is about 4 x 1.2 Å."""
+    folder = shared_data / "carbon-edge-micrograph"
+    image = torch.from_numpy(np.asarray(read_mrc(folder / "Ucsf_stack_1142_DW.mrc")[0], np.float32).squeeze())
+    truth = np.asarray(read_mrc(folder / "Ucsf_stack_1142_DW_carbon_mask.mrc")[0]).squeeze() > 0.5
+    reduced = reduce_micrograph(image, 4.8, 4.8, dark=True)
+    found = exclusion_mask(reduced.image, reduced.mean_pixel_size).numpy()
+    value = overlap(found, truth)
+    measure(round(value, 3), "IoU", ">= 0.8", note="REAL: carbon-edge micrograph, given mask above 0.5")
+    assert value >= 0.8
+
+
+@pytest.mark.capability("PIK-7")
+@pytest.mark.parametrize("side", ["right", "corner"])
+def test_carbon_and_crystals_are_outlined(measure, side):
+    """Carbon with its edge and three crystals of ice among particles, seen through the CTF."""
+    size, diameter = 1100, 120.0
+    rng = np.random.default_rng(len(side))
+    y, x = np.mgrid[:size, :size]
+    carbon = np.hypot(y - 550, x - 2300) < 1500 if side == "right" else np.hypot(y - 1300, x - 1250) < 620
+    crystals = np.zeros_like(carbon)
+    for cy, cx, r in ((200, 250, 70), (800, 180, 90), (500, 620, 60)):
+        crystals |= np.hypot(y - cy, x - cx) < r
+    texture = ndimage.gaussian_filter(rng.standard_normal((size, size)), 4.0)
+    beads = picking_bed.bead_cloud(300, (0.9, 1.0, 1.3), 1)
+    truth = picking_bed.simulate(
+        beads, shape=(size, size), n_particles=40, snr=0.05, seed=3, extra=(carbon, crystals, texture / texture.std())
+    )
+    reduced = reduce_micrograph(torch.from_numpy(truth.image), 1.5, 6.0, dark=True)
+    found = exclusion_mask(reduced.image, reduced.mean_pixel_size, least_diameter=0.5 * diameter).numpy()
+    junk = ndimage.zoom(truth.junk.astype(float), np.asarray(found.shape) / truth.junk.shape, order=1) > 0.5
+    value = overlap(found, junk)
+    measure(round(value, 3), "IoU", ">= 0.8", note=f"simulated carbon at the {side} and crystals")
+    assert value >= 0.8
+
+
+def test_clean_micrographs_lose_nothing():
+    for mass, n, snr in ((70, 90, 0.05), (2500, 9, 0.3)):
+        beads = picking_bed.bead_cloud(mass, (1, 1, 1.2), 1)
+        truth = picking_bed.simulate(beads, shape=(1100, 1100), n_particles=n, snr=snr, seed=1, gradient=1.0)
+        reduced = reduce_micrograph(torch.from_numpy(truth.image), 1.5, 6.0, dark=True)
+        found = exclusion_mask(reduced.image, reduced.mean_pixel_size, least_diameter=0.8 * truth.diameter)
+        assert float(found.float().mean()) < 0.02
+
+
+def test_the_border_of_a_dense_disc_does_not_depend_on_the_smoothing():
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:240, :260]
+    disc = np.hypot(y - 90, x - 140) < 40
+    slope = 0.01 * y + 0.005 * x
+    found = dense_regions((rng.standard_normal(disc.shape) + 6.0 * disc + slope).astype(np.float32), 5.0)
+    assert overlap(found, disc) > 0.93
+    ice, deviation = ice_level(ndimage.gaussian_filter(rng.standard_normal(disc.shape), 2) + slope + 3 * disc)
+    assert np.abs(ice - slope)[~disc].max() < 0.2 and 0.1 < deviation < 0.2
+
+
+def test_filled_regions_leave_no_halo():
+    rng = np.random.default_rng(1)
+    y, x = np.mgrid[:200, :200]
+    disc = torch.from_numpy(np.hypot(y - 100, x - 100) < 30)
+    image = torch.from_numpy(rng.standard_normal((200, 200)).astype(np.float32)) + 20.0 * disc
+    ring = torch.from_numpy((np.hypot(y - 100, x - 100) > 40) & (np.hypot(y - 100, x - 100) < 60))
+    assert abs(float(flatten_background(fill_excluded(image, disc, 5.0), 30.0)[ring].mean())) < 0.1
+    assert float(flatten_background(image, 30.0)[ring].mean()) < -0.3
