@@ -1,8 +1,13 @@
 """Box and pixel size."""
 
-import pytest
+import re
 
-from cryoloom.extraction.geometry import defocus_spread, plan_box
+import numpy as np
+import pytest
+import torch
+
+from cryoloom.extraction.geometry import BoxPlan, box_remark, defocus_spread, plan_box
+from cryoloom.optics import ctf_phase
 
 
 def test_a_box_holds_the_particle_and_what_defocus_spreads():
@@ -26,3 +31,36 @@ def test_pixels_are_never_made_finer():
 
 def test_detail_is_displaced_by_wavelength_times_defocus_over_resolution():
     assert defocus_spread(0.0197, 15_000.0, 3.0) == pytest.approx(98.5)
+
+
+@pytest.mark.capability("CTF-9")
+def test_a_box_that_is_too_small_is_named_with_what_it_loses(measure):
+    """200 boxes, half of them large enough; the truth is the numerical slope of the CTF's phase."""
+    rng = np.random.default_rng(9)
+    n, right, n_small = 200, 0, 0
+    for case in range(n):
+        defocus, diameter = float(rng.uniform(4_000, 30_000)), float(rng.uniform(80, 250))
+        pixel_size, voltage = float(rng.uniform(0.7, 2.0)), float(rng.choice([120.0, 200.0, 300.0]))
+        k = torch.linspace(1e-4, 0.5 / pixel_size, 20_001, dtype=torch.float64)
+        phase = ctf_phase(
+            torch.zeros_like(k), k, defocus_u=defocus, defocus_v=defocus, defocus_angle=0.0, voltage_kv=voltage,
+            cs_mm=2.7, amplitude_contrast=0.1,
+        )  # fmt: skip
+        moved = np.abs(np.gradient(phase.numpy(), k.numpy())) / (2 * np.pi)
+        needed = diameter + 2 * moved.max()
+        extent = (
+            needed * rng.uniform(1.02, 1.6) if case % 2 else diameter + (needed - diameter) * rng.uniform(0.1, 0.95)
+        )
+        box = 2 * int(np.ceil(extent / pixel_size / 2))
+        _, remark = box_remark(BoxPlan(box, box, pixel_size), diameter, defocus, voltage, 2.7)
+        over = moved > 0.5 * (box * pixel_size - diameter)
+        if not over.any():
+            right += remark == ""
+            continue
+        n_small += 1
+        lost = 1 / float(k[np.argmax(over)]) - 2 * pixel_size
+        stated = re.search(r"so ([\d.]+) Å are lost", remark)
+        right += (stated is not None and abs(float(stated[1]) - lost) < 0.02 + 0.005 * lost) or lost < 0.01 * pixel_size
+    measure(right / n, threshold="1 (100 %)", note=f"{n_small} of {n} boxes too small, at 120-300 kV, 0.4-3 µm")
+    assert n_small >= 90
+    assert right == n

@@ -6,7 +6,10 @@ resolution d is displaced by `λ Δf / d` (Rosenthal, Henderson 2003, doi:10.101
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from cryoloom.fourier import good_size
+from cryoloom.optics.delocalisation import displacement, resolution_held
 
 
 @dataclass(frozen=True)
@@ -71,3 +74,19 @@ def plan_box(
 def defocus_spread(wavelength: float, defocus: float, resolution: float) -> float:
     """Å by which detail of `resolution` Å is displaced at `defocus` Å."""
     return wavelength * abs(defocus) / resolution
+
+
+def box_remark(plan: BoxPlan, diameter: float, defocus: float, voltage_kv: float, cs_mm: float) -> tuple[float, str]:
+    """Resolution that the box holds at `defocus` (Å), and in words what is lost; empty where nothing is."""
+    finest = 2 * plan.pixel_size
+    extent = plan.box * plan.pixel_size
+    held = resolution_held(extent, diameter, defocus, voltage_kv, cs_mm, finest)
+    if held <= 1.005 * finest:
+        return held, ""
+    reach = float(displacement(np.linspace(0, 1 / finest, 1024), defocus, voltage_kv, cs_mm).max())
+    enough = good_size(round((diameter + 2 * reach) / plan.pixel_size + 0.49))
+    return held, (
+        f"the box of {extent:.0f} Å is too small for a particle of {diameter:.0f} Å at a defocus of {defocus:.0f} Å: "
+        f"detail finer than {held:.2f} Å is displaced over its edge and fades, so {held - finest:.2f} Å are lost "
+        f"against the {finest:.2f} Å that the pixels allow; --box {enough} keeps them"
+    )

@@ -11,7 +11,7 @@ from cryoloom.data import MicrographSet, Optics, ParticleSet, PickSet
 from cryoloom.data.halves import assign_halves, groups_in_both_halves, linked_groups
 from cryoloom.extraction.contrast import contrast_evidence
 from cryoloom.extraction.cut import cut_particles, inside_micrograph
-from cryoloom.extraction.geometry import BoxPlan, defocus_spread, plan_box
+from cryoloom.extraction.geometry import BoxPlan, box_remark, defocus_spread, plan_box
 from cryoloom.extraction.normalise import background_mask, normalise_images
 from cryoloom.extraction.settings import EXTRACT, ExtractSettings
 from cryoloom.io.images import read_micrograph
@@ -62,6 +62,7 @@ def extract_particles(
                 f"--box {plan.box} is {plan.box * plan.pixel_size:.0f} Å at {plan.pixel_size:.3f} Å per pixel, smaller "
                 f"than the particle ({diameter:.0f} Å, optics group {group.name}); take a larger box."
             )
+    _check_spread(micrographs, plans, diameter, run)
     sign = _contrast_sign(micrographs, wanted, plans, diameter, settings, run)
 
     def extract(row: int) -> dict[str, Any]:
@@ -104,6 +105,18 @@ def _plan(
     if settings.box is None and diameter is None:
         raise InputError("The size of the particle is not known; add --diameter or --box.")
     return plan_box(group.pixel_size, diameter, box=settings.box, target_pixel_size=target, spread=spread)
+
+
+def _check_spread(micrographs: MicrographSet, plans: list[BoxPlan], diameter: float | None, run: Run) -> None:
+    """Say what the defocus displaces over the edges of the boxes of most micrographs."""
+    if diameter is None or micrographs.defocus_u is None or not np.isfinite(micrographs.defocus_u).any():
+        return
+    defocus = float(np.nanmedian(micrographs.defocus_u))
+    for plan, group in zip(plans, micrographs.optics, strict=True):
+        held, remark = box_remark(plan, diameter, defocus, group.voltage_kv, group.cs_mm)
+        run.summarise(resolution_held=round(held, 2) if np.isfinite(held) else None)
+        if remark:
+            run.warn(remark)
 
 
 def _from_picks(micrographs: MicrographSet, picks: PickSet) -> Wanted:
