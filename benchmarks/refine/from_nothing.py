@@ -6,7 +6,7 @@ Run::
 
 `abinitio` and then `refine` get the particles, the symmetry and a seed, and nothing else. Prints one JSON line per bed
 and seed: the verdict, CPU seconds of both (user + system, start-up and reading included), true resolution (FSC 0.5 to
-the truth in its soft mask, superposed, either hand) beside the oracle's. Beds are simulated once and kept in the folder.
+the truth in its soft mask, superposed, either hand) beside the oracle's. Beds are simulated once and kept there.
 """
 
 import argparse
