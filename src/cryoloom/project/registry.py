@@ -39,6 +39,7 @@ STAGES = {
     "volume arithmetic": "cryoloom.volume_tools.settings:ARITHMETIC",
     "mask map": "cryoloom.volume_tools.settings:MASK_MAP",
     "mask model": "cryoloom.volume_tools.settings:MASK_MODEL",
+    "segment": "cryoloom.segmentation.settings:SEGMENT",
     "fit": "cryoloom.modelling.settings:FIT",
     "optics-groups": "cryoloom.acquisition.settings:OPTICS_GROUPS",
     "deposit": "cryoloom.deposit.settings:DEPOSIT",
