@@ -78,6 +78,12 @@ def make_states(
 
 
 @pytest.fixture(scope="session")
+def simulate_states():
+    """The simulator itself."""
+    return make_states
+
+
+@pytest.fixture(scope="session")
 def states(tmp_path_factory):
     """`states(n=..., weights=..., snr=...)`; equal arguments give one set."""
     made = {}

@@ -43,7 +43,7 @@ def test_one_state_is_not_split_in_two(states, tmp_path):
 
 @pytest.mark.slow
 def test_particles_without_poses_are_aligned_to_a_map_of_each_state(states, tmp_path):
-    data = states(n=600, weights=(0.65, 0.35), snr=0.3)
+    data = states(n=600, weights=(0.65, 0.35), snr=1.0)
     result = run_stage(
         "class3d",
         inputs={"particles": data.bare, "reference": list(data.maps), "mask": None},
