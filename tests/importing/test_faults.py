@@ -1,0 +1,105 @@
+"""Files that are damaged or are not what they are called end in a sentence that names them; the others are finished."""
+
+import numpy as np
+import pytest
+
+from cryoloom.io.eer_writer import write_eer
+from cryoloom.io.mrc import write_mrc
+from cryoloom.io.records import read_micrographs, read_movies
+from cryoloom.io.tiff import write_tiff
+from cryoloom.project.runner import run_stage
+
+SHAPE = (6, 64, 64)
+
+
+def frames(seed):
+    return np.random.default_rng(seed).poisson(2.0, SHAPE).astype(np.int16)
+
+
+def good_movies(folder, n=8):
+    for i in range(n):
+        write_mrc(folder / f"good_{i}.mrcs", frames(i), 1.5, kind="stack")
+    return (folder / "good_0.mrcs").read_bytes()
+
+
+def swapped(content):
+    """The same MRC file with its numbers in the other byte order."""
+    words = np.frombuffer(content[:1024], "<i4").copy()
+    head = bytearray(words.astype(">i4").tobytes())
+    for first, last in ((104, 108), (208, 212), (224, 1024)):  # texts and the machine stamp are bytes
+        head[first:last] = content[first:last]
+    head[212:216] = b"\x11\x11\x00\x00"
+    return bytes(head) + np.frombuffer(content[1024:], "<i2").astype(">i2").tobytes()
+
+
+def bad_movies(folder, content):
+    """Files that cannot be used, and a word of what is said of each."""
+    (folder / "truncated.mrcs").write_bytes(content[: len(content) // 2])
+    (folder / "empty.mrcs").write_bytes(b"")
+    (folder / "text.mrcs").write_text("no picture at all\n" * 200)
+    write_mrc(folder / "nan.mrcs", np.full(SHAPE, np.nan, np.float32), 1.5, kind="stack")
+    write_tiff(folder / "mislabelled.tif", frames(90).astype(np.uint16))
+    (folder / "mislabelled.tif").rename(folder / "mislabelled.mrcs")
+    (folder / "no_tiff.tif").write_bytes(content)
+    write_eer(folder / "torn.eer", [np.array([[4, 8], [40, 60]])] * 6, (64, 64))
+    (folder / "torn.eer").write_bytes((folder / "torn.eer").read_bytes()[:90])
+    return sorted(p.name for p in folder.iterdir() if not p.name.startswith("good"))
+
+
+def left_out(summary):
+    return {item["item"].rpartition("/")[2]: item["cause"] for item in summary["left_out"]}
+
+
+def assert_clear(causes, names):
+    assert sorted(causes) == names
+    for name, cause in causes.items():
+        assert name in cause, cause
+        assert "Error:" not in cause and "Traceback" not in cause, cause
+        assert len(cause) < 400
+
+
+def test_damaged_and_mislabelled_movies_are_named_by_the_import_and_the_others_taken(tmp_path):
+    names = bad_movies(tmp_path, good_movies(tmp_path))
+    done = run_stage(
+        "import", inputs={"files": sorted(tmp_path.glob("*.*"))}, settings={"dose_per_frame": 1.0, "pixel_size": 1.5},
+        out=tmp_path / "out",
+    )  # fmt: skip
+    assert_clear(left_out(done.summary), names)
+    assert len(read_movies(done["movies"])) == 8
+
+
+def test_a_movie_of_the_other_byte_order_gives_the_same_frames(tmp_path):
+    content = good_movies(tmp_path, n=1)
+    (tmp_path / "big.mrcs").write_bytes(swapped(content))
+    from cryoloom.io.movies import open_movie
+
+    with open_movie(tmp_path / "big.mrcs") as one, open_movie(tmp_path / "good_0.mrcs") as two:
+        np.testing.assert_array_equal(one.frames(0, 6), two.frames(0, 6))
+
+
+def test_motion_goes_on_with_the_good_movies(tmp_path):
+    names = bad_movies(tmp_path, good_movies(tmp_path))
+    write_mrc(tmp_path / "gain.mrc", np.ones((64, 64), np.float32), 1.5)
+    write_mrc(tmp_path / "other_size.mrcs", frames(91)[:, :32], 1.5, kind="stack")
+    paths = sorted(p for p in tmp_path.glob("*.*") if p.name != "gain.mrc")
+    settings = {"pixel_size": 1.5, "voltage_kv": 300.0, "local_motion": False}
+    inputs = {"movies": paths, "gain": tmp_path / "gain.mrc"}
+    done = run_stage("motion", inputs=inputs, settings=settings, out=tmp_path / "out", device="cpu", threads=1)
+    causes = left_out(done.summary)
+    assert "32" in causes.pop("other_size.mrcs")
+    assert_clear(causes, names)
+    assert len(read_micrographs(done["micrographs"])) == 8
+
+
+@pytest.mark.parametrize("kind", ["nan", "constant", "empty"])
+def test_micrographs_without_a_picture_are_named(tmp_path, kind):
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        write_mrc(tmp_path / f"good_{i}.mrc", rng.normal(size=(64, 64)).astype(np.float32), 1.5, kind="image")
+    image = np.full((64, 64), np.nan if kind == "nan" else 1.0, np.float32)
+    write_mrc(tmp_path / "bad.mrc", image, 1.5, kind="image")
+    if kind == "empty":
+        (tmp_path / "bad.mrc").write_bytes(b"")
+    done = run_stage("import", inputs={"files": sorted(tmp_path.glob("*.mrc"))}, out=tmp_path / "out")
+    assert_clear(left_out(done.summary), ["bad.mrc"])
+    assert len(read_micrographs(done["micrographs"])) == 3
