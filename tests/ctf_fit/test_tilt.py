@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import pytest
 import scipy.fft
 import torch
 
@@ -41,3 +42,28 @@ def test_a_level_specimen_has_no_tilt_to_speak_of(micrograph):
     plane = fit_tilt(found.fit, found.spectra, image.shape)
     assert math.degrees(plane.tilt) < 8
     assert plane.improvement < 5
+
+
+@pytest.mark.slow
+@pytest.mark.capability("CTF-7")
+def test_a_tilt_of_40_degrees_and_its_gradient_are_found(textbook, measure):
+    """Three micrographs of 2560² px at 1.5 Å; axis and defocus at random, nothing is told."""
+    rng = np.random.default_rng(7)
+    size, pixel_size, tilt = 2560, 1.5, math.radians(40)
+    tilts, gradients = [], []
+    for case in range(3):
+        axis, defocus = float(rng.uniform(0, math.pi)), float(rng.uniform(14_000, 25_000))
+        image = tilted_ice(textbook, np.random.default_rng(case), size, pixel_size, defocus, tilt, axis, n_strips=36)
+        found = estimate_image_ctf(torch.from_numpy(image), pixel_size, Beam(300.0, 2.7, 0.1), SearchRange())
+        plane = fit_tilt(found.fit, found.spectra, image.shape)
+        y, x = (np.mgrid[:32, :32] - 15.5) * size * pixel_size / 32
+        height = np.tan(tilt) * (np.cos(axis) * y - np.sin(axis) * x)
+        error = plane.defocus - defocus + plane.gradient[0] * y + plane.gradient[1] * x - height
+        tilts.append(abs(math.degrees(plane.tilt - tilt)))
+        gradients.append(float(np.sqrt(np.mean(error**2))))
+    measure(max(tilts), unit="deg", threshold="< 1", note="largest of 3, tilt 40 deg, 2560² px at 1.5 Å, 1.4-2.5 µm")
+    measure(
+        max(gradients), unit="Å", threshold="< 30", note="RMS error of the defocus over the micrograph, the largest"
+    )
+    assert max(tilts) < 1
+    assert max(gradients) < 30
