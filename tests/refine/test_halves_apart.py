@@ -8,6 +8,7 @@ import torch
 
 from cryoloom.compute.executor import ThreadExecutor
 from cryoloom.em import ImageSource, solve
+from cryoloom.em.start import place_reference
 from cryoloom.fourier import dft_to_image, frequency_grid, shift_dft
 from cryoloom.fourier.slices import extract_slices, prepare_volume
 from cryoloom.io.particles import ParticleImages
@@ -15,7 +16,6 @@ from cryoloom.maps.filter import lowpass
 from cryoloom.maps.mask import spherical_mask
 from cryoloom.optics import ctf
 from cryoloom.refine.schedule import Plan, begin, iterate
-from cryoloom.em.start import place_reference
 
 
 class Marked:

@@ -6,13 +6,13 @@ import torch
 
 from cryoloom.contract import InputError
 from cryoloom.data import VolumeMap
+from cryoloom.em.start import place_reference
 from cryoloom.fourier import fourier_crop
 from cryoloom.geometry import pose_distance
 from cryoloom.io.map_file import read_map
 from cryoloom.io.records import read_particles
 from cryoloom.maps.fsc import fourier_shell_correlation, resolution_at
 from cryoloom.project.runner import run_stage
-from cryoloom.em.start import place_reference
 
 
 def true_resolution(path, truth: VolumeMap) -> float:
