@@ -150,5 +150,5 @@ def _iterate(
     state.iteration += 1
     if plan.robust and state.iteration >= 0.4 * plan.n_iterations:
         state.member = member_probability(state.scale, state.norm, state.class_index)
-    if state.iteration in range(3, plan.n_iterations - 2, 2):  # the last cuts still need some iterations
+    if 3 <= state.iteration < plan.n_iterations - 2:  # the last cuts still need some iterations
         fill_empty_classes(source, plan, state, executor)

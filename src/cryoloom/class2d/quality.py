@@ -105,8 +105,8 @@ def judge_classes(
     good = np.ones(n)
     reasons: list[list[str]] = [[] for _ in range(n)]
     factors = (
-        (_gate(crossing / max(best, 1e-9), 0.42, 0.06), "the halves agree to {:.0f} Å only", resolution),
-        (_gate(agreement, 0.25, 0.06), "the halves hardly agree (mean correlation {:.2f})", agreement),
+        (_gate(crossing / max(best, 1e-9), 0.3, 0.05), "the halves agree to {:.0f} Å only", resolution),
+        (_gate(agreement, 0.3, 0.05), "the halves hardly agree (mean correlation {:.2f})", agreement),
         (_gate(np.log(contrast), np.log(3.0), 0.2), "as much outside of the circle as inside ({:.1f})", contrast),
         (_gate(-rim_ratio, -2.5, 0.25), "the average reaches over the rim ({:.2f})", rim_ratio),
         (_gate(brightness, 0.15, 0.05), "it is not brighter than its surroundings ({:.2f})", brightness),

@@ -23,7 +23,7 @@ MEMBERS = 300
 """Images of a class that are looked at."""
 FEWEST = 20
 """Images that a class needs to be cut."""
-EMPTY = 0.15
+EMPTY = 0.2
 """A class that holds less than this share of the mean class is taken for empty."""
 
 
@@ -56,7 +56,7 @@ def fill_empty_classes(source: RingSource, plan: Plan, state: State, executor: E
     if not empty or not largest:
         return 0
     average = solved(state.sums).permute(0, 2, 3, 1)
-    cuts = list(executor.map(lambda c: _cut(source, state, average[c], c), largest[: 2 * len(empty) + 2]))
+    cuts = list(executor.map(lambda c: _cut(source, state, average[c], c), largest[: 2 * len(empty) + 6]))
     best = sorted((c for c in cuts if c.gain > 0), key=lambda c: -c.gain)[: len(empty)]
     for cut, place in zip(best, empty, strict=False):
         for part, target in enumerate((cut.number, place)):
