@@ -218,5 +218,5 @@ def test_conditions_without_sense_are_refused(tool):
                      {"column": "rlnText", "least": 1.0}, {"column": "half", "values": "one"}):  # fmt: skip
         with pytest.raises(InputError):
             tool("subset", whole, **settings)
-    with pytest.raises(InputError, match="either"):
+    with pytest.raises(InputError, match="either --by"):
         tool("split", whole, by="half", parts=3)

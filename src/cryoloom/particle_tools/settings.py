@@ -1,8 +1,6 @@
 """Settings and declarations of the stages on particle sets."""
 
-from typing import Literal, Self
-
-from pydantic import model_validator
+from typing import Literal
 
 from cryoloom.contract import Input, Settings, StageDeclaration, setting
 
@@ -29,11 +27,9 @@ class SplitSettings(Settings):
         None, "Rows of equal value in this column go into the same part, such as `rlnMicrographName`."
     )
 
-    @model_validator(mode="after")
-    def _one_way(self) -> Self:
-        if (self.by is None) == (self.parts is None):
-            raise ValueError("give either --by COLUMN or --parts N")
-        return self
+    def problem(self) -> str | None:
+        """What is wrong with the settings together, or None."""
+        return "Give either --by COLUMN or --parts N." if (self.by is None) == (self.parts is None) else None
 
 
 class SubsetSettings(Settings):
@@ -49,16 +45,16 @@ class SubsetSettings(Settings):
     rows: str | None = setting(None, "Rows by number from 1, such as `1-1000` or `5,9,20-30`.")
     invert: bool = setting(False, "All other rows instead.")
 
-    @model_validator(mode="after")
-    def _some_condition(self) -> Self:
+    def problem(self) -> str | None:
+        """What is wrong with the settings together, or None."""
         of_column = (self.values, self.least, self.most, self.highest, self.lowest)
         if self.column is None and any(value is not None for value in of_column):
-            raise ValueError("conditions on values need --column")
+            return "Conditions on values need --column."
         if self.column is not None and all(value is None for value in of_column):
-            raise ValueError("--column needs --values, --least, --most, --highest or --lowest")
+            return "--column needs --values, --least, --most, --highest or --lowest."
         if self.column is None and self.random is None and self.rows is None:
-            raise ValueError("say which rows: --column with a condition, --random or --rows")
-        return self
+            return "Say which rows: --column with a condition, --random or --rows."
+        return None
 
 
 class UniqueSettings(Settings):

@@ -68,6 +68,8 @@ def merge_particles(files: tuple[Path, ...], settings: MergeSettings, run: Run) 
 @stage(SPLIT)
 def split_particles(particles: ParticleSet, settings: SplitSettings, run: Run) -> dict[str, ParticleSet]:
     """Split a particle set."""
+    if problem := settings.problem():
+        raise InputError(problem)
     if settings.by is not None:
         column = particle_column(particles, settings.by)
         kept = column if column.dtype.kind in "iufb" else column.astype(str)
@@ -93,6 +95,8 @@ def split_particles(particles: ParticleSet, settings: SplitSettings, run: Run) -
 @stage(SUBSET)
 def select_particles(particles: ParticleSet, settings: SubsetSettings, run: Run) -> dict[str, ParticleSet]:
     """Select rows of a particle set."""
+    if problem := settings.problem():
+        raise InputError(problem)
     n = len(particles)
     keep = np.ones(n, bool)
     if settings.rows is not None:

@@ -20,6 +20,7 @@ STAGES = {
     "subtract": "cryoloom.subtraction.settings:SUBTRACT",
     "reconstruct": "cryoloom.reconstruct.settings:RECONSTRUCT",
     "postprocess": "cryoloom.postprocess.settings:POSTPROCESS",
+    "restore": "cryoloom.restoration.settings:RESTORE",
     "resolution": "cryoloom.resolution.settings:RESOLUTION",
     "validate": "cryoloom.validation.settings:VALIDATE",
     "score": "cryoloom.scoring.settings:SCORE",
@@ -44,7 +45,7 @@ STAGES = {
     "optics-groups": "cryoloom.acquisition.settings:OPTICS_GROUPS",
     "deposit": "cryoloom.deposit.settings:DEPOSIT",
     "check-deposit": "cryoloom.deposit.settings:CHECK_DEPOSIT",
-    "rerun": "cryoloom.pipeline.rerun_settings:RERUN",
+    "rerun": "cryoloom.rerun.settings:RERUN",
     "validate-install": "cryoloom.validate_install.settings:VALIDATE_INSTALL",
 }
 

@@ -1,8 +1,6 @@
 """Settings and declarations of the tools for maps and masks."""
 
-from typing import Literal, Self
-
-from pydantic import model_validator
+from typing import Literal
 
 from cryoloom.contract import Input, Settings, StageDeclaration, setting
 
@@ -51,12 +49,6 @@ class FilterSettings(Settings):
     lowpass: float | None = setting(None, "Keep what is coarser than this.", unit="Å", gt=0)
     highpass: float | None = setting(None, "Keep what is finer than this.", unit="Å", gt=0)
     bfactor: float | None = setting(None, "Blur by this B-factor; a negative one sharpens.", unit="Å²")
-
-    @model_validator(mode="after")
-    def _some_filter(self) -> Self:
-        if self.lowpass is None and self.highpass is None and self.bfactor is None:
-            raise ValueError("give --lowpass, --highpass or --bfactor")
-        return self
 
 
 class ArithmeticSettings(Settings):

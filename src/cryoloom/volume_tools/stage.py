@@ -102,6 +102,8 @@ def align_map(map: VolumeMap, settings: AlignSettings, run: Run) -> VolumeMap:
 @stage(FILTER)
 def filter_volume(map: VolumeMap, settings: FilterSettings, run: Run) -> VolumeMap:
     """Low-pass, high-pass, blur or sharpen a map."""
+    if settings.lowpass is None and settings.highpass is None and settings.bfactor is None:
+        raise InputError("Say how: --lowpass, --highpass or --bfactor.")
     volume = _tensor(map)
     if settings.lowpass is not None:
         volume = lowpass(volume, map.pixel_size, settings.lowpass)

@@ -13,11 +13,11 @@ import numpy as np
 
 from cryoloom.contract import Figure, InputError, Run, stage
 from cryoloom.io.map_file import read_map
-from cryoloom.pipeline.rerun_settings import RERUN, RerunSettings
 from cryoloom.project.folder import Project, create_project, find_project, read_record
 from cryoloom.project.identity import file_identity
 from cryoloom.project.registry import find_stage
 from cryoloom.project.runner import run_stage
+from cryoloom.rerun.settings import RERUN, RerunSettings
 
 
 @dataclass(frozen=True)

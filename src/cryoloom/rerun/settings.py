@@ -15,7 +15,7 @@ RERUN = StageDeclaration(
     name="rerun",
     help="Make the results of a job again from its records, with all jobs before it, and compare them.",
     settings=RerunSettings,
-    function="cryoloom.pipeline.rerun:rerun_job",
+    function="cryoloom.rerun.stage:rerun_job",
     inputs=(Input("job", "folder", "Folder of a finished job inside of a project."),),
     uses_gpu=False,
 )

@@ -10,10 +10,10 @@ import pytest
 from cryoloom.contract import InputError
 from cryoloom.io.map_file import write_map
 from cryoloom.io.records import read_particles
-from cryoloom.pipeline.rerun import ancestry, compare_outputs
 from cryoloom.project.folder import create_project, open_project
 from cryoloom.project.index import list_jobs
 from cryoloom.project.runner import run_stage
+from cryoloom.rerun.stage import ancestry, compare_outputs
 
 RECIPE = {
     "phantom": "ring", "symmetry": "D7", "mass": 300.0, "particles": 100, "box": 32, "pixel_size": 6.0, "snr": 0.5,

@@ -1,0 +1,1 @@
+"""Stage `rerun`: results made again from their records."""

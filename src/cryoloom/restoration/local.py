@@ -1,0 +1,171 @@
+"""Local filtering and sharpening of a map from its two halves; no model and no template enter.
+
+The mean of the halves is taken apart into bands of frequency. In a Gaussian window around each voxel the correlation of
+the two halves in a band is the local FSC `F` (Cardone, Heymann and Steven 2013, doi:10.1016/j.jsb.2013.08.002); each
+band is weighted by `2F / (1 + F)`, the share of signal in its power (Wiener's weight), up to the first band that the
+halves do not share there. What the halves share, relative to an average protein, falls as `exp(-B k² / 4)`; the slope
+over k² is the local B-factor (the Guinier fit of Rosenthal and Henderson 2003, doi:10.1016/j.jmb.2003.07.013, in a
+window; the idea of sharpening place by place is that of LocScale and LocSpiral, whose references and spiral phases are
+not used). Where few bands are shared the B-factor of the whole map takes over. Phases in a band are those of the map.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryoloom.fourier import dft_to_image, image_to_dft
+from cryoloom.maps.filter import radial_frequency
+from cryoloom.maps.protein import protein_log_amplitude
+
+SHARED = 0.143
+"""Local FSC below which a band counts as not shared."""
+
+LARGEST_B = 500.0
+
+LOCAL_SPREAD = 0.15
+"""Standard deviation with which the logarithm of the amplitudes of a part differs from that of an average protein."""
+
+
+@dataclass(frozen=True)
+class RestoredMap:
+    """A map filtered and sharpened place by place.
+
+    Attributes
+    ----------
+    volume
+        `(n, n, n)` float32.
+    bfactor
+        Local B-factor that was taken out, Å2, `(n, n, n)` float32.
+    bands
+        Centres of the bands in 1/Å.
+    """
+
+    volume: Tensor
+    bfactor: Tensor
+    bands: np.ndarray
+
+
+def restore_locally(
+    half1: Tensor,
+    half2: Tensor,
+    pixel_size: float,
+    mask: Tensor,
+    *,
+    window: float,
+    resolution: float,
+    bfactor: float,
+    sharpen: bool = True,
+    fit_low: float = 10.0,
+    prior: float = 60.0,
+    step: Callable[[], None] | None = None,
+) -> RestoredMap:
+    """Filter and sharpen the mean of two half maps `(n, n, n)` place by place.
+
+    Parameters
+    ----------
+    half1, half2
+        Half maps, unfiltered.
+    pixel_size
+        Å.
+    mask
+        Where the particle is, in [0, 1].
+    window
+        Standard deviation of the Gaussian window, Å.
+    resolution
+        Of the whole map, Å; bands go some way beyond it.
+    bfactor, prior
+        Of the whole map, and the spread of local ones about it, Å2.
+    sharpen
+        Take the local B-factor out.
+    fit_low
+        Local B-factors are fitted from this resolution on, Å.
+    step
+        Called after each band, twice.
+    """
+    box = half1.shape[0]
+    centres, width = band_centres(box, pixel_size, window, resolution)
+    frequency = radial_frequency((box,) * 3, pixel_size)
+    blur = torch.exp(-2 * (math.pi * window) ** 2 * frequency**2)
+    dft1, dft2 = image_to_dft(half1.float(), 3), image_to_dft(half2.float(), 3)
+    inside = (mask > 0.5).float()
+    alive = torch.ones_like(inside)
+    weights: list[Tensor] = []
+    fit = _SlopeFit(inside, bfactor, prior, (4 * math.pi) ** 1.5 * window**3 * 4 * math.pi * width)
+    for centre in centres:
+        gain = band_gain(frequency, centre, width, first=centre == centres[0])
+        a, b = (dft_to_image(d * gain, (box,) * 3) * inside for d in (dft1, dft2))
+        cross, power = (_smooth(x, blur) for x in (a * b, 0.5 * (a * a + b * b)))
+        shared = (cross / power.clamp_min(1e-30)).clamp(0.0, 0.999)
+        alive = alive * (shared / SHARED).clamp(0.0, 1.0)
+        weights.append(alive * 2 * shared / (1 + shared))
+        if centre >= 1 / fit_low:
+            log_amplitude = 0.5 * cross.clamp_min(1e-30).log() - math.log(centre)
+            fit.add(centre, log_amplitude - float(protein_log_amplitude(np.array(centre))), shared, alive)
+        if step is not None:
+            step()
+    local = fit.bfactor() if sharpen else torch.zeros_like(inside)
+    mean = 0.5 * (dft1 + dft2)
+    out = torch.zeros_like(inside)
+    for centre, weight in zip(centres, weights, strict=True):
+        gain = band_gain(frequency, centre, width, first=centre == centres[0])
+        part = dft_to_image(mean * gain, (box,) * 3)
+        out += part * weight * torch.exp(0.25 * local * centre**2)
+        if step is not None:
+            step()
+    return RestoredMap(out * mask, local, centres)
+
+
+def band_centres(box: int, pixel_size: float, window: float, resolution: float) -> tuple[np.ndarray, float]:
+    """Centres of bands in 1/Å and their spacing: as narrow as the window tells apart, to 20 % beyond the resolution."""
+    width = max(1 / (2 * math.pi * window), 1.5 / (box * pixel_size))
+    last = min(0.5 / pixel_size, 1.2 / resolution)
+    n = max(4, math.ceil((last - 1.5 * width) / width) + 1)
+    return 1.5 * width + width * np.arange(n), width
+
+
+def band_gain(frequency: Tensor, centre: float, width: float, *, first: bool) -> Tensor:
+    """Raised cosine about a centre, so that neighbouring bands add up to 1; the first one holds all below it."""
+    x = (frequency - centre) / width
+    gain = torch.where(x.abs() < 1, 0.5 + 0.5 * torch.cos(math.pi * x), torch.zeros_like(x))
+    return torch.where(x < 0, torch.ones_like(gain), gain) if first else gain
+
+
+class _SlopeFit:
+    """Running sums of a weighted straight line of logarithms over k², voxel by voxel.
+
+    `density` times k² is the number of independent values of a band in a window.
+    """
+
+    def __init__(self, like: Tensor, bfactor: float, prior: float, density: float) -> None:
+        self.sums = [torch.zeros_like(like) for _ in range(5)]
+        self.default, self.prior, self.density = bfactor, prior, density
+
+    def add(self, k: float, value: Tensor, shared: Tensor, alive: Tensor) -> None:
+        """Add a band; its weight is the inverse variance of the logarithm of its shared amplitude."""
+        ratio = (1 - shared) / shared.clamp_min(1e-3)
+        variance = 0.25 * (2 * ratio + ratio**2) / max(self.density * k * k, 1.0) + LOCAL_SPREAD**2
+        weight = alive / variance
+        value = torch.where(alive > 0, value, torch.zeros_like(value))
+        x = k * k
+        for total, factor in zip(self.sums[:3], (1.0, x, x * x), strict=True):
+            total += weight * factor
+        self.sums[3] += weight * value
+        self.sums[4] += weight * x * value
+
+    def bfactor(self) -> Tensor:
+        """-4 times the slope, drawn to the B-factor of the whole map where the bands shared are few."""
+        w, wx, wxx, wy, wxy = self.sums
+        norm = w.clamp_min(1e-30)
+        spread = (wxx - wx * wx / norm).clamp_min(0)
+        slope = (wxy - wx * wy / norm) / spread.clamp_min(1e-30)
+        information, draw = spread / 16, 1 / self.prior**2
+        local = (information * (-4 * slope) + draw * self.default) / (information + draw)
+        return local.clamp(0.0, LARGEST_B)
+
+
+def _smooth(values: Tensor, gain: Tensor) -> Tensor:
+    return dft_to_image(image_to_dft(values, 3) * gain, tuple(values.shape))

@@ -1,0 +1,79 @@
+"""Stage `restore`: half maps in, a locally filtered and sharpened map out."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from cryoloom.contract import Figure, Run, stage
+from cryoloom.data import VolumeMap
+from cryoloom.data.half_maps import check_half_maps
+from cryoloom.maps.corrected import corrected_fsc
+from cryoloom.maps.interval import locate_crossing
+from cryoloom.maps.mask import find_mask
+from cryoloom.maps.sharpen import estimate_bfactor
+from cryoloom.maps.view import map_for_view
+from cryoloom.restoration.local import band_centres, restore_locally
+from cryoloom.restoration.settings import RESTORE, RestoreSettings
+
+
+@stage(RESTORE)
+def restore_map(
+    half1: VolumeMap, half2: VolumeMap, mask: VolumeMap | None, settings: RestoreSettings, run: Run
+) -> dict[str, Any]:
+    """Filter and sharpen a map place by place."""
+    check_half_maps(half1, half2, mask)
+    pixel_size, box = half1.pixel_size, half1.data.shape[0]
+    a, b = (torch.from_numpy(np.array(half.data, dtype=np.float32)) for half in (half1, half2))
+    body = (
+        find_mask(0.5 * (a + b), pixel_size).mask if mask is None else torch.from_numpy(np.array(mask.data, np.float32))
+    )
+    curves = corrected_fsc(a, b, body, run.generator("phases"))
+    crossing = locate_crossing(curves.corrected, curves.covariance)
+    resolution = box * pixel_size / crossing.shell
+    bfactor = 0.0
+    try:
+        fit = estimate_bfactor(a, b, pixel_size, body, resolution=resolution, low_resolution=settings.fit_low)
+        bfactor = max(fit.bfactor, 0.0)
+    except ValueError:
+        run.warn(f"At {resolution:.1f} Å there is no room for a Guinier fit: the map is filtered, not sharpened.")
+    sharpen = settings.sharpen and bfactor > 0
+    window = settings.window or max(2.5 * resolution, 4 * pixel_size)
+    n_bands = len(band_centres(box, pixel_size, window, resolution)[0])
+    with run.progress(2 * n_bands, "bands") as line:
+        restored = restore_locally(
+            a, b, pixel_size, body, window=window, resolution=resolution, bfactor=bfactor, sharpen=sharpen,
+            fit_low=settings.fit_low, prior=settings.prior, step=line.advance,
+        )  # fmt: skip
+    if not math.isfinite(float(restored.volume.abs().max())):
+        raise ValueError("the restored map is not finite")
+    inside = body > 0.5
+    spread = restored.bfactor[inside].quantile(torch.tensor([0.05, 0.5, 0.95])) if inside.sum() < 1e7 else None
+    run.warn("Grey values of a locally sharpened map cannot be compared between places: not for quantitative use.")
+    run.summarise(
+        verdict="found",
+        reasons=[f"Filtered in {n_bands} bands within windows of {window:.0f} Å."],
+        n_in=2,
+        n_out=1,
+        resolution=round(resolution, 3),
+        pixel_size=pixel_size,
+        bfactor=round(bfactor, 2),
+        bfactor_local=None if spread is None else [round(float(v), 1) for v in spread],
+        window=round(window, 2),
+        n_bands=n_bands,
+    )
+    volume = restored.volume.numpy()
+    run.show(
+        Figure(
+            name="map",
+            kind="volume",
+            title="Locally sharpened map",
+            caption="Central slices and surface. Rigid and flexible parts should both be readable at one level.",
+            data=map_for_view(volume, pixel_size, body.numpy(), surface_resolution=1.3 * resolution),
+        )
+    )
+    return {
+        "map_local": VolumeMap(volume, pixel_size, half1.origin),
+        "local_bfactor": VolumeMap(restored.bfactor.numpy(), pixel_size, half1.origin),
+    }
