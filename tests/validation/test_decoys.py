@@ -42,6 +42,7 @@ def test_a_decoy_has_the_spectrum_of_the_map_and_nothing_else_of_it():
     assert abs(np.corrcoef(decoy[inside], volume[inside])[0, 1]) < 0.35
 
 
+@pytest.mark.slow
 @pytest.mark.capability("VAL-4")
 def test_right_poses_are_told_from_wrong_ones(measure):
     bed = make_bed(600, seed=3)
@@ -63,6 +64,7 @@ def test_right_poses_are_told_from_wrong_ones(measure):
     assert area >= 0.8
 
 
+@pytest.mark.slow
 def test_the_map_beats_its_decoys_and_a_map_of_noise_does_not():
     bed = make_bed(400, seed=4, snr=0.15)
     posed = bed.posed()

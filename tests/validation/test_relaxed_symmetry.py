@@ -32,8 +32,8 @@ def relaxed(true: str, imposed: str, shape: str, seed: int):
     "true, imposed, shape, broken",
     [
         ("C1", "C2", "globule", True),
-        ("C1", "D2", "globule", True),
-        ("D2", "D2", "rod", False),
+        pytest.param("C1", "D2", "globule", True, marks=pytest.mark.slow),
+        pytest.param("D2", "D2", "rod", False, marks=pytest.mark.slow),
         ("C2", "C2", "rod", False),
     ],
 )
