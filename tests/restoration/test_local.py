@@ -52,6 +52,7 @@ def new_peaks(volume, reference, outside):
     return int((high & (other < 5)).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.capability("RST-2")
 def test_local_sharpening_comes_nearer_to_the_truth_without_new_peaks(tmp_path, measure):
     gains, peaks = [], 0
@@ -67,6 +68,7 @@ def test_local_sharpening_comes_nearer_to_the_truth_without_new_peaks(tmp_path, 
     assert min(gains) > 0 and peaks == 0
 
 
+@pytest.mark.slow
 def test_local_b_factors_follow_what_was_planted(tmp_path):
     _, mask, _, _, local, run = restored_and_guinier(tmp_path, 1)
     found = local["local_bfactor"].data
