@@ -182,6 +182,8 @@ def _render(words, start, n_bytes, run_bits, x_bits, y_bits, height, width, upsa
             bit, pixel, trailing, count = bits[f], pixels[f], trailings[f], events[f]
             first = start[f]
             n_bits = 8 * n_bytes[f]
+            row = pixel // width
+            row_end = (row + 1) * width
             while pixel < end:
                 if bit > n_bits - run_bits:
                     state[f] = 1
@@ -207,7 +209,11 @@ def _render(words, start, n_bytes, run_bits, x_bits, y_bits, height, width, upsa
                     place = word >> run_bits
                     x = ((place & x_mask) ^ x_flip) * upsampling >> x_bits
                     y = (((place >> x_bits) & y_mask) ^ y_flip) * upsampling >> y_bits
-                    image[np.uint64(pixel // width * upsampling + y), np.uint64(pixel % width * upsampling + x)] += 1
+                    while pixel >= row_end:
+                        row += 1
+                        row_end += width
+                    column = pixel - row_end + width
+                    image[np.uint64(row * upsampling + y), np.uint64(column * upsampling + x)] += 1
                 trailing = trailing + 1 if word & code_mask == 0 else 0
                 bit += place_bits
                 count += 1
