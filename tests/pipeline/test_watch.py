@@ -11,9 +11,10 @@ import mrcfile
 import numpy as np
 import pytest
 
-from cryoloom.contract import InputError
+from cryoloom.contract import InputError, WorkFailed
 from cryoloom.io.mrc import write_mrc
 from cryoloom.io.records import read_micrographs
+from cryoloom.pipeline.run import run_pipeline
 from cryoloom.pipeline.watch import Arrivals, Watch, watch_stage
 from cryoloom.project.progress import NoProgress
 
@@ -77,6 +78,20 @@ def test_stages_that_cannot_watch_and_folders_that_stay_empty_are_refused(tmp_pa
         watch_stage("pick", {}, {}, Watch(tmp_path))
     with pytest.raises(InputError, match="no complete movies"):
         watch_stage("motion", {}, SETTINGS, Watch(tmp_path, idle=0.0, **QUICK), out=tmp_path / "out")
+
+
+def test_a_watched_run_corrects_what_arrives_and_says_why_it_ends(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(2):
+        write_movie(folder / f"{i}.mrcs", i)
+    settings = {"pixel_size": 2.0, "dose_per_frame": 1.0}
+    for _ in range(2):  # the second time everything is done
+        with pytest.raises(WorkFailed, match="rings of a CTF"):
+            watch = Watch(folder, idle=0.0, **QUICK)
+            run_pipeline({}, settings, out=tmp_path / "project", device="cpu", threads=1, watch=watch)
+    assert len(read_micrographs(tmp_path / "project" / "motion" / "001" / "micrographs.star")) == 2
+    assert sorted(path.name for path in (tmp_path / "project").glob("*/*/job.json")) == ["job.json"] * 3
 
 
 @pytest.mark.slow
