@@ -5,7 +5,7 @@
 Particles are views of the built-in phantom of bed `c1` at 3.75 Å and SNR 0.1, simulated once into the folder (about
 1.6 GB) and used again by later runs. The job can be killed: the same command goes on after its last iteration. With
 `--minutes` it stops itself after the iteration in which they are over, and the next run goes on; the seconds of all
-runs add up in `seconds.json`. Prints one line of JSON; only a job that came to its end counts.
+runs add up in `seconds.json`. Prints one line of JSON, and adds a job that came to its end to the evidence of the row.
 """
 
 import argparse
@@ -78,7 +78,13 @@ def main() -> None:
     }
     book.write_text(json.dumps(spent))
     peak = after.ru_maxrss // 1024
-    print(json.dumps({"particles": a.particles, "classes": a.classes, "ended": done, "peak_memory_mb": peak, **spent}))
+    case = {"particles": a.particles, "classes": a.classes, "ended": done, "peak_memory_mb": peak, **spent}
+    print(json.dumps(case))
+    if done:
+        evidence = Path(__file__).resolve().parent.parent / "evidence" / "C2D-1.jsonl"
+        evidence.parent.mkdir(parents=True, exist_ok=True)
+        with evidence.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**case, "threads": a.threads, "date": time.strftime("%Y-%m-%d")}) + "\n")
 
 
 if __name__ == "__main__":

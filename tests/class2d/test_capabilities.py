@@ -113,6 +113,15 @@ def test_fifty_views_are_told_apart(fifty_views, measure):
     assert ami >= 0.9
 
 
+@pytest.mark.capability("C2D-1")
+def test_a_hundred_thousand_particles_took_half_an_hour_on_two_cores(evidence, measure):
+    whole = [c for c in evidence.cases() if c["particles"] >= 100_000 and c["classes"] >= 100 and c["threads"] <= 2]
+    fastest = min((c["seconds"] for c in whole), default=None)
+    measure(fastest, "s", "<= 1800", note="whole runs of benchmarks/class2d/large.py")
+    assert fastest is not None, "benchmarks/class2d/large.py has not been run to its end"
+    assert fastest <= 1800
+
+
 @pytest.mark.capability("C2D-4")
 def test_averages_among_junk_are_better_than_plain_means(fifty_views, measure):
     case = fifty_views
