@@ -7,8 +7,8 @@ import torch
 from cryoloom.contract import InputError
 from cryoloom.data import VolumeMap
 from cryoloom.geometry import random_rotations, symmetry_matrices
-from cryoloom.io.model_file import read_model
 from cryoloom.io.map_file import read_map, write_map
+from cryoloom.io.model_file import read_model
 from cryoloom.maps import lowpass
 from cryoloom.maps.rotate import transform_map
 from cryoloom.maps.symmetry_axes import find_symmetry_frame
