@@ -64,7 +64,7 @@ def find_first_map(particles: ParticleSet, settings: AbinitioSettings, run: Run)
     images = load_small_images(source, rows, round(field / finest) + 1, run.executor)
     first_px = _first_centres(images, particle_diameter, finest, settings.symmetry)
     diameter_px = particle_diameter / images.pixel_size
-    training, held_out = _split(len(images), run)
+    held_out, training = _split(len(images), run)
     levels = [
         make_level(
             images, source, max(finest, particle_diameter / step.part), diameter, settings.symmetry, run.executor
