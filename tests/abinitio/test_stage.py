@@ -66,6 +66,25 @@ def test_a_job_that_was_killed_goes_on_where_it_was_and_ends_alike(specimen, tmp
     assert np.array_equal(again, whole)
 
 
+def test_starts_are_made_from_most_of_the_images_and_judged_on_others(specimen, tmp_path, monkeypatch):
+    given = []
+
+    class Seen(BaseException):
+        pass
+
+    def look(self, levels, steps, n_classes, training, held_out, *rest, **more):
+        given.extend([training, held_out])
+        raise Seen
+
+    particles = simulate_particles(specimen, tmp_path / "data", ParticleRecipe(n=120, snr=0.2, junk=0.0), seed=7)
+    monkeypatch.setattr(Tournament, "__init__", look)
+    with pytest.raises(Seen):
+        run(particles, tmp_path / "job")
+    training, held_out = given
+    assert (len(training), len(held_out)) == (96, 24)
+    assert not set(training.tolist()) & set(held_out.tolist())
+
+
 def _noting(climb, climbed):
     def noted(self, seed, before, i):
         climbed.append((seed, i))
