@@ -61,21 +61,23 @@ def _plane(images: Tensor, background: Tensor) -> Tensor:
 
 def _remove_dust(images: Tensor, background: Tensor, n_sigma: float) -> Tensor:
     """Replace pixels that stand out from their 5 x 5 surroundings, which no resolved part of a particle does."""
-    kernel = torch.ones(1, 1, 5, 5, dtype=images.dtype, device=images.device)
 
-    def around(values: Tensor, weight: Tensor) -> Tensor:
-        total = torch.nn.functional.conv2d((values * weight)[:, None], kernel, padding=2)
-        count = torch.nn.functional.conv2d(weight[:, None], kernel, padding=2)
-        return (total / count.clamp_min(1.0))[:, 0]
+    def summed(values: Tensor) -> Tensor:
+        return torch.nn.functional.avg_pool2d(values[:, None], 5, stride=1, padding=2, divisor_override=1)[:, 0]
 
-    ones = torch.ones_like(images)
+    count = summed(torch.ones_like(images[:1]))
+    images = images.clone()
+    left = torch.arange(len(images), device=images.device)
     for _ in range(_DUST_ROUNDS):  # in each, the worst pixel of every neighbourhood
-        residual = images - around(images, ones)
-        distance = residual.abs()
+        some = images[left]
+        distance = (some - summed(some) / count).abs()
         spread = 1.4826 * distance[:, background].median(1).values[:, None, None]
         worst = torch.nn.functional.max_pool2d(distance[:, None], 5, stride=1, padding=2)[:, 0]
         dust = (distance > n_sigma * spread) & (distance == worst)
-        if not bool(dust.any()):
+        dusty = dust.flatten(1).any(1)
+        if not bool(dusty.any()):
             break
-        images = torch.where(dust, around(images, (~dust).to(images.dtype)), images)
+        left, some, dust = left[dusty], some[dusty], dust[dusty]
+        clean = (~dust).to(images.dtype)
+        images[left] = torch.where(dust, summed(some * clean) / summed(clean).clamp_min(1.0), some)
     return images
