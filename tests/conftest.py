@@ -18,6 +18,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 def pytest_addoption(parser):
     parser.addoption("--capabilities-out", default=None, help="append one JSON line per capability test to this file")
+    parser.addoption("--capabilities-list", default=None, help="write the marked tests of each row to this file (JSON)")
 
 
 @pytest.fixture(scope="session")
@@ -128,3 +129,15 @@ def pytest_collection_modifyitems(config, items):
         (kept if rows & wanted else left).append(item)
     items[:] = kept
     config.hook.pytest_deselected(items=left)
+
+
+def pytest_collection_finish(session):
+    """With --capabilities-list, write which tests each row has."""
+    target = session.config.getoption("--capabilities-list")
+    if not target:
+        return
+    rows: dict[str, list[str]] = {}
+    for item in session.items:
+        for mark in item.iter_markers("capability"):
+            rows.setdefault(mark.args[0], []).append(item.nodeid)
+    Path(target).write_text(json.dumps(rows), encoding="utf-8")
