@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from cryoloom.compute.executor import ThreadExecutor
-from cryoloom.data import VolumeMap
+from cryoloom.data import ParticleSet, VolumeMap
 from cryoloom.em import (
     ImageSource,
     accumulate,
@@ -42,14 +42,16 @@ from cryoloom.simulate.beds import bed_recipe, bed_specimen
 from cryoloom.simulate.particles import observed, simulate_particles
 
 
-def prepare(name: str, folder: Path, changes: dict[str, float]) -> Path:
-    """Simulate a bed once; returns its folder."""
-    label = "_".join([name, *(f"{k}{v}" for k, v in sorted(changes.items()))])
+def prepare(
+    name: str, folder: Path, changes: dict[str, float], box: int | None = None, pixel_size: float | None = None
+) -> Path:
+    """Simulate a bed once, perhaps in another box; returns its folder."""
+    label = "_".join([name, *(f"{k}{v}" for k, v in sorted(changes.items())), *([f"box{box}"] if box else [])])
     out = folder / label
     if (out / "truth.pkl").exists():
         return out
     out.mkdir(parents=True, exist_ok=True)
-    specimen = bed_specimen(name)
+    specimen = bed_specimen(name, box=box, pixel_size=pixel_size)
     truth = simulate_particles(specimen, out, bed_recipe(name, **changes), seed=1)
     write_particles(observed(truth), out / "particles.star")
     write_map(specimen.truth(0), out / "truth.mrc")
@@ -84,8 +86,7 @@ def oracle_resolution(folder: Path, truth_map: VolumeMap) -> float:
 def measure(folder: Path) -> dict[str, float]:
     """Refine one bed in a process of its own and score it."""
     with (folder / "truth.pkl").open("rb") as file:
-        truth, symmetry, _ = pickle.load(file)
-    truth_map = read_map(folder / "truth.mrc")
+        _, symmetry, _ = pickle.load(file)
     out = folder / f"refine_{int(time.time())}"
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.time()
@@ -100,27 +101,47 @@ def measure(folder: Path) -> dict[str, float]:
     )  # fmt: skip
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
-    particles = read_particles(out / "particles.star")
+    return {
+        "cpu_seconds": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1),
+        "wall_seconds": round(time.time() - start, 1),
+        "reported_resolution": summary["resolution"],
+        **score(folder, out / "map.mrc", out / "particles.star"),
+    }
+
+
+def score(folder: Path, map_path: Path, star: Path) -> dict[str, float]:
+    """True resolution and pose errors of a refinement of a bed, whoever made it."""
+    with (folder / "truth.pkl").open("rb") as file:
+        truth, symmetry, _ = pickle.load(file)
+    truth_map = read_map(folder / "truth.mrc")
+    particles = read_particles(star)
+    # other programs may write the particles in another order
+    order = {image: i for i, image in enumerate(_images(particles))}
+    rows = np.array([order[image] for image in _images(truth)])
+    rotation, moved = particles.rotation[rows], particles.shift[rows]
     real = truth.class_number > 0
     error = np.rad2deg(
-        pose_distance(torch.from_numpy(truth.rotation), torch.from_numpy(particles.rotation), symmetry).numpy()[real]
+        pose_distance(torch.from_numpy(truth.rotation), torch.from_numpy(rotation), symmetry).numpy()[real]
     )
-    shift = np.linalg.norm(particles.shift - truth.shift, axis=1)[real]
-    resolution = true_resolution(read_map(out / "map.mrc").data, truth_map)
+    shift = np.linalg.norm(moved - truth.shift, axis=1)[real]
+    resolution = true_resolution(read_map(map_path).data, truth_map)
     oracle = oracle_resolution(folder, truth_map)
     return {
         "particles": len(particles),
         "box": truth_map.data.shape[0],
-        "cpu_seconds": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1),
-        "wall_seconds": round(time.time() - start, 1),
         "true_resolution": round(resolution, 3),
         "oracle": round(oracle, 3),
         "over_oracle_percent": round(100 * (resolution / oracle - 1), 2),
-        "reported_resolution": summary["resolution"],
         "pose_error_deg": round(float(np.median(error)), 3),
         "shift_error": round(float(np.median(shift)), 3),
         "off_by_5_deg_percent": round(100 * float(np.mean(error > 5)), 2),
     }
+
+
+def _images(particles: ParticleSet) -> list[tuple[str, int]]:
+    """Stack and place in it of each particle."""
+    names = [Path(str(path)).name for path in particles.image_path]
+    return list(zip(names, (int(i) for i in particles.image_index), strict=True))
 
 
 def main() -> None:

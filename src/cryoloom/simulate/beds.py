@@ -79,7 +79,14 @@ HINGE_OPENING = np.deg2rad(40.0)
 """Range of the opening angle of bed `hinge`: from minus to plus half of it."""
 
 
-def bed_specimen(name: str, *, data: Path | str | None = None, phantom: bool = False) -> Specimen:
+def bed_specimen(
+    name: str,
+    *,
+    data: Path | str | None = None,
+    phantom: bool = False,
+    box: int | None = None,
+    pixel_size: float | None = None,
+) -> Specimen:
     """The maps of a bed.
 
     Parameters
@@ -90,6 +97,8 @@ def bed_specimen(name: str, *, data: Path | str | None = None, phantom: bool = F
         Folder that holds `models`; by default the environment variable `CRYOLOOM_DATA`.
     phantom
         Use the built-in phantom in place of the model.
+    box, pixel_size
+        In place of the bed's own.
 
     Raises
     ------
@@ -99,6 +108,7 @@ def bed_specimen(name: str, *, data: Path | str | None = None, phantom: bool = F
     if name not in BEDS:
         raise InputError(f"bed: expected one of {', '.join(BEDS)}, got {name!r}.")
     bed = BEDS[name]
+    bed = replace(bed, box=box or bed.box, pixel_size=pixel_size or bed.pixel_size)
     if bed.shape == "hinge":
         return _hinge(bed)
     whole = _bed_atoms(name, bed, data, phantom or bed.model is None)
