@@ -42,8 +42,8 @@ def relion_command(folder: Path, symmetry: str, diameter: float, out: Path) -> l
         "--split_random_halves", "--ref", str(folder / "truth.mrc"), "--firstiter_cc", "--ini_high", "40", "--ctf",
         "--particle_diameter", str(diameter), "--flatten_solvent", "--zero_mask", "--sym", symmetry, "--norm",
         "--scale", "--oversampling", "1", "--healpix_order", "2", "--auto_local_healpix_order", "4",
-        "--offset_range", "5", "--offset_step", "2", "--low_resol_join_halves", "40", "--pad", "2", "--pool", "10", "--preread_images",
-        "--dont_combine_weights_via_disc", "--j", "1", "--random_seed", "1",
+        "--offset_range", "5", "--offset_step", "2", "--low_resol_join_halves", "40", "--pad", "2",
+        "--pool", "10", "--preread_images", "--dont_combine_weights_via_disc", "--j", "1", "--random_seed", "1",
     ]  # fmt: skip
 
 
