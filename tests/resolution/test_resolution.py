@@ -15,6 +15,7 @@ from cryoloom.maps import filter_map, radial_frequency, spherical_mask
 from cryoloom.maps.directional import directional_fsc
 from cryoloom.maps.local_resolution import measure_local_resolution
 from cryoloom.maps.sampling import measure_sampling
+from cryoloom.maps.windowed import WindowedHalves
 from cryoloom.resolution.settings import ResolutionSettings
 from cryoloom.resolution.stage import measure_resolution
 
@@ -45,7 +46,7 @@ def two_domains(box: int, pixel_size: float, seed: int = 0):
 def test_domains_of_3_and_6_angstrom_are_told_apart_by_both_methods(measure):
     box, pixel_size = 112, 1.1
     (half1, half2), left, right = two_domains(box, pixel_size)
-    local = measure_local_resolution(half1, half2, pixel_size, torch.maximum(left, right), window=7.0)
+    local = measure_local_resolution(WindowedHalves(half1, half2, pixel_size, torch.maximum(left, right), 7.0))
     worst, said = 0.0, []
     for name in ("fsc", "significance"):
         values = getattr(local, name)

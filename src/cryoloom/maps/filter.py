@@ -86,13 +86,7 @@ def weight_shells(volume: Tensor, curve: Tensor, *, beyond: float = 0.0, ndim: i
 def shell_gain(curve: Tensor, image_shape: tuple[int, ...]) -> Tensor:
     """A curve per shell as a smooth gain on the half spectrum (linear between shells, 0 in the corners)."""
     box = max(image_shape)
-    *rest, w = image_shape
-    axes = [torch.fft.fftfreq(n) for n in rest]
-    axes.append(torch.fft.rfftfreq(w))
-    squared = torch.zeros(())
-    for i, axis in enumerate(axes):
-        squared = squared + (axis**2).reshape([-1 if j == i else 1 for j in range(len(axes))])
-    position = squared.sqrt() * box
+    position = radial_frequency(image_shape) * box
     lower = position.floor().clamp_max(len(curve) - 1).to(torch.int64)
     upper = (lower + 1).clamp_max(len(curve) - 1)
     fraction = (position - lower).clamp(0, 1)

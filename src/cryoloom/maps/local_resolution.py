@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cryoloom.fourier import crop_dft, dft_to_image, good_size, image_to_dft
 from cryoloom.maps.filter import radial_frequency
+from cryoloom.maps.windowed import WindowedHalves, raised_cosine
 
 
 @dataclass(frozen=True)
@@ -57,29 +58,19 @@ class LocalResolution:
 
 
 def measure_local_resolution(
-    half1: Tensor,
-    half2: Tensor,
-    pixel_size: float,
-    mask: Tensor,
+    pair: WindowedHalves,
     *,
-    window: float,
     threshold: float = 0.143,
     significance: float = 0.95,
     coarsest: float = 30.0,
     step: Callable[[], None] | None = None,
 ) -> LocalResolution:
-    """Local resolution of half maps `(n, n, n)`.
+    """Local resolution of half maps.
 
     Parameters
     ----------
-    half1, half2
-        Half maps, unfiltered.
-    pixel_size
-        Å.
-    mask
-        Where the particle is, `(n, n, n)` in [0, 1]; the noise is measured there from the difference of the halves.
-    window
-        Standard deviation of the Gaussian window in Å.
+    pair
+        The halves, where the particle is, and the window; the noise is measured from the difference of the halves.
     threshold
         Of the local FSC.
     significance
@@ -89,26 +80,28 @@ def measure_local_resolution(
     step
         Called after each band.
     """
-    box = half1.shape[0]
+    box, pixel_size, window = pair.box, pair.pixel_size, pair.window
     bands, width = choose_bands(box, pixel_size, window, coarsest)
-    dft1, dft2 = image_to_dft(half1.float(), 3), image_to_dft(half2.float(), 3)
+    dft1, dft2 = pair.spectra()
     # Results vary no faster than the window: they are kept on a grid of two fifths of its standard deviation.
     coarse = min(box, good_size(math.ceil(2.5 * box * pixel_size / window)))
     trackers = [CrossingTracker((coarse,) * 3, bands, limit) for limit in (threshold, 0.0)]
     for centre in bands:
         size = min(box, good_size(math.ceil(2.2 * (centre + width) * box * pixel_size) + 8))
         frequency = radial_frequency((size,) * 3, box * pixel_size / size)
-        gain = _bell((frequency - centre) / width)
+        gain = raised_cosine((frequency - centre) / width)
         a, b = (dft_to_image(crop_dft(d, (box,) * 3, (size,) * 3) * gain, (size,) * 3) for d in (dft1, dft2))
         # The mask keeps solvent out of the windows, so that edges are not called worse than they are.
-        weight = (_to_box(mask.float(), size) > 0.5).float()
-        blur = torch.exp(-2 * (math.pi * window) ** 2 * frequency**2)
+        weight = (_to_box(pair.mask.float(), size) > 0.5).float()
+        blur = pair.blur(frequency)
         cross, power1, power2 = (_blur(x * weight, blur, coarse) for x in (a * b, a * a, b * b))
         fsc = cross / (power1.clamp_min(0) * power2.clamp_min(0)).sqrt().clamp_min(1e-30)
         # Signal power over its noise: half the sum and half the difference of the halves carry the same noise.
         ratio = (power1 + power2 + 2 * cross) / (power1 + power2 - 2 * cross).clamp_min(1e-30)
         trackers[0].add(fsc)
-        trackers[1].add(ratio.clamp(0.01, 50).log() - math.log(_noise_limit(window, centre, width, significance)))
+        trackers[1].add(
+            ratio.clamp(0.01, 50).log() - math.log(_noise_limit(pair.independent_values(centre, width), significance))
+        )
         if step is not None:
             step()
     results = [_to_box(torch.from_numpy(tracker.resolution()), box).numpy() for tracker in trackers]
@@ -172,11 +165,6 @@ class CrossingTracker:
         self.n_done += 1
 
 
-def _bell(x: Tensor) -> Tensor:
-    """Raised cosine that is 1 at 0 and 0 from ±1 on."""
-    return torch.where(x.abs() < 1, 0.5 + 0.5 * torch.cos(math.pi * x), torch.zeros(()))
-
-
 def _blur(values: Tensor, gain: Tensor, size: int) -> Tensor:
     """Multiply the spectrum of a cube and resample it to `size`, up to a constant factor."""
     dft = crop_dft(image_to_dft(values, 3) * gain, tuple(values.shape), (size,) * 3)
@@ -197,11 +185,7 @@ def _to_box(values: Tensor, box: int) -> Tensor:
     return sample[0, 0]
 
 
-def _noise_limit(window: float, centre: float, width: float, significance: float) -> float:
-    """Ratio of two noise powers, each over one window and band, that chance exceeds with `1 - significance`.
-
-    The window holds `(4 π)^1.5 window³` Å3 and the band `4 π k² · 0.75 width · 2 / 2` 1/Å3 of independent values.
-    """
-    n = max((4 * math.pi) ** 1.5 * window**3 * 4 * math.pi * centre**2 * width, 4.0)
+def _noise_limit(n_values: float, significance: float) -> float:
+    """Ratio of two noise powers, each of so many independent values, that chance exceeds with `1 - significance`."""
     z = math.sqrt(2) * torch.erfinv(torch.tensor(2 * significance - 1.0)).item()
-    return math.exp(z * math.sqrt(4.0 / n))
+    return math.exp(z * math.sqrt(4.0 / max(n_values, 4.0)))

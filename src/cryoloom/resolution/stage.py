@@ -16,6 +16,7 @@ from cryoloom.maps.local_resolution import choose_bands, measure_local_resolutio
 from cryoloom.maps.mask import find_mask
 from cryoloom.maps.sampling import measure_sampling
 from cryoloom.maps.spectrum import shell_frequencies
+from cryoloom.maps.windowed import WindowedHalves
 from cryoloom.resolution.settings import RESOLUTION, ResolutionSettings
 
 
@@ -45,11 +46,7 @@ def measure_resolution(
     bands, _ = choose_bands(box, pixel_size, window, 30.0)
     with run.progress(len(bands), "local resolution") as line:
         local = measure_local_resolution(
-            a,
-            b,
-            pixel_size,
-            body,
-            window=window,
+            WindowedHalves(a, b, pixel_size, body, window),
             threshold=settings.threshold,
             significance=settings.significance,
             step=line.advance,

@@ -20,6 +20,7 @@ from torch import Tensor
 from cryoloom.fourier import dft_to_image, image_to_dft
 from cryoloom.maps.filter import radial_frequency
 from cryoloom.maps.protein import protein_log_amplitude
+from cryoloom.maps.windowed import WindowedHalves, raised_cosine
 
 SHARED = 0.143
 """Local FSC below which a band counts as not shared."""
@@ -50,12 +51,8 @@ class RestoredMap:
 
 
 def restore_locally(
-    half1: Tensor,
-    half2: Tensor,
-    pixel_size: float,
-    mask: Tensor,
+    pair: WindowedHalves,
     *,
-    window: float,
     resolution: float,
     bfactor: float,
     sharpen: bool = True,
@@ -63,18 +60,12 @@ def restore_locally(
     prior: float = 60.0,
     step: Callable[[], None] | None = None,
 ) -> RestoredMap:
-    """Filter and sharpen the mean of two half maps `(n, n, n)` place by place.
+    """Filter and sharpen the mean of two half maps place by place.
 
     Parameters
     ----------
-    half1, half2
-        Half maps, unfiltered.
-    pixel_size
-        Å.
-    mask
-        Where the particle is, in [0, 1].
-    window
-        Standard deviation of the Gaussian window, Å.
+    pair
+        The halves, where the particle is, and the window.
     resolution
         Of the whole map, Å; bands go some way beyond it.
     bfactor, prior
@@ -86,15 +77,15 @@ def restore_locally(
     step
         Called after each band, twice.
     """
-    box = half1.shape[0]
-    centres, width = band_centres(box, pixel_size, window, resolution)
-    frequency = radial_frequency((box,) * 3, pixel_size)
-    blur = torch.exp(-2 * (math.pi * window) ** 2 * frequency**2)
-    dft1, dft2 = image_to_dft(half1.float(), 3), image_to_dft(half2.float(), 3)
-    inside = (mask > 0.5).float()
+    box = pair.box
+    centres, width = band_centres(box, pair.pixel_size, pair.window, resolution)
+    frequency = radial_frequency((box,) * 3, pair.pixel_size)
+    blur = pair.blur(frequency)
+    dft1, dft2 = pair.spectra()
+    inside = (pair.mask > 0.5).float()
     alive = torch.ones_like(inside)
     weights: list[Tensor] = []
-    fit = _SlopeFit(inside, bfactor, prior, (4 * math.pi) ** 1.5 * window**3 * 4 * math.pi * width)
+    fit = _SlopeFit(inside, bfactor, prior)
     for centre in centres:
         gain = band_gain(frequency, centre, width, first=centre == centres[0])
         a, b = (dft_to_image(d * gain, (box,) * 3) * inside for d in (dft1, dft2))
@@ -104,7 +95,8 @@ def restore_locally(
         weights.append(alive * 2 * shared / (1 + shared))
         if centre >= 1 / fit_low:
             log_amplitude = 0.5 * cross.clamp_min(1e-30).log() - math.log(centre)
-            fit.add(centre, log_amplitude - float(protein_log_amplitude(np.array(centre))), shared, alive)
+            excess = log_amplitude - float(protein_log_amplitude(np.array(centre)))
+            fit.add(centre, excess, shared, alive, pair.independent_values(centre, width))
         if step is not None:
             step()
     local = fit.bfactor() if sharpen else torch.zeros_like(inside)
@@ -116,7 +108,7 @@ def restore_locally(
         out += part * weight * torch.exp(0.25 * local * centre**2)
         if step is not None:
             step()
-    return RestoredMap(out * mask, local, centres)
+    return RestoredMap(out * pair.mask, local, centres)
 
 
 def band_centres(box: int, pixel_size: float, window: float, resolution: float) -> tuple[np.ndarray, float]:
@@ -130,24 +122,21 @@ def band_centres(box: int, pixel_size: float, window: float, resolution: float) 
 def band_gain(frequency: Tensor, centre: float, width: float, *, first: bool) -> Tensor:
     """Raised cosine about a centre, so that neighbouring bands add up to 1; the first one holds all below it."""
     x = (frequency - centre) / width
-    gain = torch.where(x.abs() < 1, 0.5 + 0.5 * torch.cos(math.pi * x), torch.zeros_like(x))
+    gain = raised_cosine(x)
     return torch.where(x < 0, torch.ones_like(gain), gain) if first else gain
 
 
 class _SlopeFit:
-    """Running sums of a weighted straight line of logarithms over k², voxel by voxel.
+    """Running sums of a weighted straight line of logarithms over k², voxel by voxel."""
 
-    `density` times k² is the number of independent values of a band in a window.
-    """
-
-    def __init__(self, like: Tensor, bfactor: float, prior: float, density: float) -> None:
+    def __init__(self, like: Tensor, bfactor: float, prior: float) -> None:
         self.sums = [torch.zeros_like(like) for _ in range(5)]
-        self.default, self.prior, self.density = bfactor, prior, density
+        self.default, self.prior = bfactor, prior
 
-    def add(self, k: float, value: Tensor, shared: Tensor, alive: Tensor) -> None:
-        """Add a band; its weight is the inverse variance of the logarithm of its shared amplitude."""
+    def add(self, k: float, value: Tensor, shared: Tensor, alive: Tensor, n_values: float) -> None:
+        """Add a band of `n_values` independent values; its weight is the inverse variance of its shared logarithm."""
         ratio = (1 - shared) / shared.clamp_min(1e-3)
-        variance = 0.25 * (2 * ratio + ratio**2) / max(self.density * k * k, 1.0) + LOCAL_SPREAD**2
+        variance = 0.25 * (2 * ratio + ratio**2) / max(n_values, 1.0) + LOCAL_SPREAD**2
         weight = alive / variance
         value = torch.where(alive > 0, value, torch.zeros_like(value))
         x = k * k

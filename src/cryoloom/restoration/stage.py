@@ -14,6 +14,7 @@ from cryoloom.maps.interval import locate_crossing
 from cryoloom.maps.mask import find_mask
 from cryoloom.maps.sharpen import estimate_bfactor
 from cryoloom.maps.view import map_for_view
+from cryoloom.maps.windowed import WindowedHalves
 from cryoloom.restoration.local import band_centres, restore_locally
 from cryoloom.restoration.settings import RESTORE, RestoreSettings
 
@@ -43,7 +44,7 @@ def restore_map(
     n_bands = len(band_centres(box, pixel_size, window, resolution)[0])
     with run.progress(2 * n_bands, "bands") as line:
         restored = restore_locally(
-            a, b, pixel_size, body, window=window, resolution=resolution, bfactor=bfactor, sharpen=sharpen,
+            WindowedHalves(a, b, pixel_size, body, window), resolution=resolution, bfactor=bfactor, sharpen=sharpen,
             fit_low=settings.fit_low, prior=settings.prior, step=line.advance,
         )  # fmt: skip
     if not math.isfinite(float(restored.volume.abs().max())):

@@ -19,6 +19,7 @@ from cryoloom.maps.local_resolution import LocalResolution, choose_bands, measur
 from cryoloom.maps.mask import MaskFromMap
 from cryoloom.maps.single_map import estimate_single_map
 from cryoloom.maps.standard_mask import standard_mask
+from cryoloom.maps.windowed import WindowedHalves
 from cryoloom.validation.hand import HandCall, call_hand
 from cryoloom.validation.items import Report, number
 from cryoloom.validation.statistics import WILSON_LIMIT, WilsonPlot, map_statistics, wilson_plot
@@ -201,7 +202,8 @@ def _answer_local(
     window = max(2.5 * found.resolution, 4 * pixel_size)
     bands, _ = choose_bands(half1.shape[0], pixel_size, window, 30.0)
     with run.progress(len(bands), "local resolution") as line:
-        local = measure_local_resolution(half1, half2, pixel_size, found.mask.mask, window=window, step=line.advance)
+        pair = WindowedHalves(half1, half2, pixel_size, found.mask.mask, window)
+        local = measure_local_resolution(pair, step=line.advance)
     inside = found.mask.mask.numpy() > 0.5
     low, median, high = (float(q) for q in np.quantile(local.consensus(inside)[inside], [0.05, 0.5, 0.95]))
     uneven = high > 2.0 * median
