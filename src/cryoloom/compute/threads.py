@@ -5,8 +5,10 @@ busy without two libraries fighting for them.
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 import psutil
 import threadpoolctl
@@ -27,7 +29,13 @@ def thread_budget(inner: int = 1) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(inner)
     try:
-        with threadpoolctl.threadpool_limits(limits=inner):
+        with _libraries(len(sys.modules)).limit(limits=inner):
             yield
     finally:
         torch.set_num_threads(before)
+
+
+@lru_cache(maxsize=1)
+def _libraries(n_modules: int) -> threadpoolctl.ThreadpoolController:
+    """The libraries with threads of their own; looked for again (milliseconds) only after something was imported."""
+    return threadpoolctl.ThreadpoolController()

@@ -1,22 +1,38 @@
 """Posterior over all views of small sets held in memory: for starts from nothing.
 
-The posterior of `em/ring_posterior.py` streams images against a bank of shifted references; here a few thousand
-images at low resolution are transformed once, for all trial shifts, and many starts are run against them. With the
-posterior `p(d, ψ, t)` of an image the sums that the maximisation needs are, per reference and ring,
+The posterior of `em/ring_posterior.py` streams images against a bank of shifted references and drops what cannot
+matter; here a few thousand images at low resolution meet models so vague that thousands of views share each image, and
+every one of them counts. With the posterior `p(d, ψ, t)` of an image the sums that the maximisation needs are, per
+reference and ring,
 
     num(d, r, q) = Σ_i Σ_t P_q(i, d, t) Y_it(r, q),      P_q = Σ_ψ p exp(-iqψ),      den(d, r) = Σ_i p(i, d) <C²>/σ²
 
-so they are the same matrix products as the scores, transposed, and no image is inserted one by one.
+Both ways are real matrix products: over rings for each `q`, and between `q` and angles over half a turn (even and odd
+`q` apart, as in `em/rings.py`); the way back is the transpose of the way there, so no image is inserted one by one.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cryoloom.contract import Executor
-from cryoloom.em.rings import RingPlan, angular_coefficients, ring_samples, shift_phases
+from cryoloom.em.rings import (
+    RingPlan,
+    analysis,
+    angular_coefficients,
+    product_rows,
+    ring_samples,
+    shift_phases,
+    synthesis,
+)
+
+SCORES_IN_CACHE = 1 << 19
+# What is this far below the best counts as this far below: 1e-17 of it. Smaller numbers, and their squares, would soon
+# be denormal, with which processors are ten times slower.
+FLOOR = -40.0
 
 
 @dataclass(frozen=True)
@@ -26,7 +42,8 @@ class RingImages:
     Attributes
     ----------
     coefficients
-        Angular coefficients of `C X exp(+2πi k·t) / σ²` per trial shift, complex `(n, t, rings, n_q)`, `q` ascending.
+        Angular coefficients of `C X exp(+2πi k·t) / σ²` per trial shift, `(n, t, n_q, 2, rings)` float32, `q` in the
+        order of the plan.
     inverse_variance
         `<C²> / σ²` on each ring, `(n, rings)`.
     shifts_px
@@ -48,7 +65,7 @@ class RingReferences:
     Attributes
     ----------
     coefficients
-        Angular coefficients, complex `(d, rings, n_q)`, `q` ascending.
+        Angular coefficients, `(d, rings, n_q, 2)` float32, `q` in the order of the plan.
     power
         Mean `|V|²` on each ring, `(d, rings)`.
     """
@@ -64,7 +81,7 @@ class RingSums:
     Attributes
     ----------
     numerator
-        Complex `(d, rings, n_q)`.
+        Complex `(d, rings, n_q)`, `q` in the order of the plan.
     weight
         `(d, rings)`.
     log_evidence
@@ -109,23 +126,20 @@ def ring_images(
     moved = (weighted * shift_phases(plan, centre_px))[:, None]
     if len(shifts_px) > 1:
         moved = moved * shift_phases(plan, shifts_px)  # (n, t, rings, half)
-    coefficients = _ascending(plan, angular_coefficients(plan, moved.flatten(0, 1)))
-    return RingImages(coefficients.reshape(n, len(shifts_px), plan.n_rings, -1), inverse_variance, shifts_px)
+    coefficients = angular_coefficients(plan, moved.flatten(0, 1)).permute(0, 2, 3, 1)  # (n t, n_q, 2, rings)
+    return RingImages(coefficients.unflatten(0, (n, len(shifts_px))).contiguous(), inverse_variance, shifts_px)
 
 
 def ring_references(plan: RingPlan, samples: Tensor) -> RingReferences:
     """References from their samples at the points of the plan, complex `(d, points)`."""
     samples = samples.reshape(len(samples), plan.n_rings, -1)
     power = (samples.real**2 + samples.imag**2).mean(-1)
-    return RingReferences(_ascending(plan, angular_coefficients(plan, samples)), power)
+    return RingReferences(angular_coefficients(plan, samples), power)
 
 
 def samples_of_sums(plan: RingPlan, numerator: Tensor) -> Tensor:
     """Samples at the points of the plan, complex `(d, points)`, from coefficients `(d, rings, n_q)`."""
-    order = torch.argsort(plan.q)
-    stored = torch.empty_like(numerator)
-    stored[..., order] = numerator
-    return ring_samples(plan, torch.view_as_real(stored.contiguous())).flatten(1)
+    return ring_samples(plan, torch.view_as_real(numerator.contiguous())).flatten(1)
 
 
 def posterior_sums(
@@ -153,77 +167,100 @@ def posterior_sums(
     accumulate
         False leaves out the sums (`numerator` and `weight` are zero).
     chunk
-        Images in one block; by default chosen for at most 16 MB of scores, whatever the number of cores.
+        Images in one block; by default so that its scores stay in the cache, whatever the number of cores.
     """
-    n_references = len(references.power)
+    n_references, n_rings, n_q, _ = references.coefficients.shape
     scores_per_image = n_references * len(images.shifts_px) * plan.n_angles
-    chunk = chunk or max(1, min(64, int(4e6 / scores_per_image)))
+    chunk = chunk or max(1, min(64, SCORES_IN_CACHE // scores_per_image))
     ring_total = plan.ring_weight * plan.n_samples  # Fourier pixels per ring
-    operand = (references.coefficients * ring_total[:, None]).permute(2, 1, 0).conj().resolve_conj().contiguous()
-    norm_operand = 0.5 * ring_total[:, None] * references.power.T
+    bank = (references.coefficients * ring_total[:, None, None]).permute(2, 3, 1, 0).reshape(n_q, 2 * n_rings, -1)
     prior = torch.zeros(n_groups) if log_prior is None else log_prior
     prior = prior.repeat_interleave(n_references // n_groups)
-
-    def work(some: Tensor) -> tuple[Tensor, ...]:
-        return _posterior_of_block(plan, images, some, operand, norm_operand, prior, n_groups, accumulate)
-
+    block = _Block(
+        plan, images, bank.contiguous(), 0.5 * ring_total[:, None] * references.power.T, prior, n_groups, accumulate
+    )
     blocks = [rows[i : i + chunk] for i in range(0, len(rows), chunk)]
-    numerator = torch.zeros(images.coefficients.shape[-1], n_references, plan.n_rings, dtype=torch.complex64)
-    weight = torch.zeros(n_references, plan.n_rings)
+    numerator = torch.zeros(n_q, n_references, 2 * n_rings)
+    weight = torch.zeros(n_references, n_rings)
     columns: list[Sequence[Tensor]] = []
-    for part_numerator, part_weight, *rest in executor.map(work, blocks):
+    for sums, *rest in executor.map(block, blocks):
         if accumulate:
-            numerator += part_numerator
-            weight += part_weight
+            numerator += sums[0]
+            weight += sums[1]
         columns.append(rest)
     evidence, effective, shift, best, group = (torch.cat(parts) for parts in zip(*columns, strict=True))
-    return RingSums(numerator.permute(1, 2, 0), weight, evidence, effective, shift, best, group)
+    parts = numerator.unflatten(2, (2, n_rings)).permute(2, 1, 3, 0)  # real and imaginary: (2, d, rings, n_q)
+    return RingSums(torch.complex(parts[0], parts[1]), weight, evidence, effective, shift, best, group)
 
 
-def _posterior_of_block(
-    plan: RingPlan,
-    images: RingImages,
-    some: Tensor,
-    operand: Tensor,
-    norm_operand: Tensor,
-    prior: Tensor,
-    n_groups: int,
-    accumulate: bool,
-) -> tuple[Tensor, ...]:
-    """Sums and per-image results of one block of images; see `posterior_sums`."""
-    n, n_shifts, n_angles = len(some), len(images.shifts_px), plan.n_angles
-    n_q, n_rings, n_references = operand.shape
-    y = images.coefficients[some].permute(3, 0, 1, 2).reshape(n_q, n * n_shifts, n_rings).contiguous()
-    products = torch.bmm(y, operand).permute(1, 2, 0)  # (n t, d, q)
-    scores = torch.fft.irfft(products.conj(), n=n_angles, dim=-1).mul_(n_angles)  # the cross term, (n t, d, ψ)
-    inverse_variance = images.inverse_variance[some]
-    scores = scores.reshape(n, n_shifts, n_references, n_angles)
-    scores -= (inverse_variance @ norm_operand - prior)[:, None, :, None]
-    flat = scores.reshape(n, -1)
-    highest, place = flat.max(1, keepdim=True)
-    flat -= highest
-    p = flat.exp_()
-    total = p.sum(1, keepdim=True)
-    evidence = (highest + (total / flat.shape[1]).log())[:, 0]
-    p /= total
-    effective = 1.0 / (p * p).sum(1)
-    p = p.reshape(n, n_shifts, n_references, n_angles)
-    per_pair = p.sum(3)  # (n, t, d)
-    shift = per_pair.sum(2) @ images.shifts_px
-    group = per_pair.sum(1).reshape(n, n_groups, -1).sum(-1)
-    index = place[:, 0]
-    best = torch.stack(
-        [(index // n_angles) % n_references, index % n_angles, index // (n_angles * n_references)], dim=1
-    )
-    if not accumulate:
-        nothing = torch.zeros(0)
-        return nothing, nothing, evidence, effective, shift, best, group
-    turned = torch.fft.rfft(p.reshape(n * n_shifts, n_references, n_angles), dim=-1)[..., :n_q]
-    numerator = torch.bmm(turned.permute(2, 1, 0), y)  # (q, d, rings)
-    weight = per_pair.sum(1).T @ inverse_variance
-    return numerator, weight, evidence, effective, shift, best, group
+class _Block:
+    """Sums and per-image results of a block of images; see `posterior_sums`."""
+
+    def __init__(
+        self,
+        plan: RingPlan,
+        images: RingImages,
+        bank: Tensor,
+        norm: Tensor,
+        prior: Tensor,
+        n_groups: int,
+        accumulate: bool,
+    ) -> None:
+        self.plan, self.images, self.bank, self.norm = plan, images, bank, norm
+        self.prior, self.n_groups, self.accumulate = prior, n_groups, accumulate
+        self.to_angles = synthesis(plan, plan.n_angles, torch.float32)
+        self.to_q = analysis(plan)
+
+    def __call__(self, some: Tensor) -> tuple[Any, ...]:
+        inverse_variance = self.images.inverse_variance[some]
+        products = product_rows(self.images.coefficients[some].flatten(0, 1)).flatten(2)  # (q, 2 m, 2 rings)
+        p = self._scores(products, self.prior - inverse_variance @ self.norm)  # (angles, n, t, d)
+        per_line = p.amax(-1)  # (angles, n, t)
+        highest = per_line.amax((0, 2))
+        best = _place_of_best(p, per_line)
+        p.sub_(highest[:, None, None]).clamp_min_(FLOOR).exp_()
+        total = p.sum(-1).sum((0, 2))
+        evidence = highest + (total / (p.numel() // len(some))).log()
+        effective = total**2 / torch.linalg.vector_norm(p, dim=-1).square().sum((0, 2))
+        spectrum = self._spectrum(p)  # (q, 2 m, d)
+        # the cosine part of q = 0 is the sum over angles
+        per_pair = spectrum[0, : len(spectrum[0]) // 2].reshape(p.shape[1:]) / total[:, None, None]  # (n, t, d)
+        shift = per_pair.sum(2) @ self.images.shifts_px
+        of_reference = per_pair.sum(1)  # (n, d)
+        group = of_reference.unflatten(1, (self.n_groups, -1)).sum(-1)
+        sums = None
+        if self.accumulate:
+            scaled = products / total.repeat_interleave(p.shape[2]).repeat(2)[:, None]
+            sums = torch.bmm(spectrum.transpose(1, 2), scaled), of_reference.T @ inverse_variance
+        return sums, evidence, effective, shift, best, group
+
+    def _scores(self, products: Tensor, bias: Tensor) -> Tensor:
+        """Log-likelihood of all candidates, `(angles, n, t, d)`."""
+        n, d = bias.shape
+        n_even, half = self.plan.n_even, self.plan.n_angles // 2
+        spectrum = torch.bmm(products, self.bank)  # (q, 2 m, d)
+        even = (self.to_angles[0] @ spectrum[:n_even].reshape(2 * n_even, -1)).reshape(half, n, -1, d)
+        odd = (self.to_angles[1] @ spectrum[n_even:].reshape(2 * (len(spectrum) - n_even), -1)).reshape(even.shape)
+        even += bias[:, None]
+        scores = torch.empty(2, *even.shape, device=even.device)
+        torch.add(even, odd, out=scores[0])
+        torch.sub(even, odd, out=scores[1])
+        return scores.flatten(0, 1)
+
+    def _spectrum(self, p: Tensor) -> Tensor:
+        """`Σ_ψ p cos qψ` above `Σ_ψ p sin qψ`, `(q, 2 m, d)`."""
+        n_references = p.shape[-1]
+        first, second = p.reshape(2, self.plan.n_angles // 2, -1)
+        n_even = self.plan.n_even
+        out = torch.empty(len(self.plan.q), 2 * first.shape[1], device=p.device)
+        torch.mm(self.to_q[0], first + second, out=out[:n_even].view(2 * n_even, -1))
+        torch.mm(self.to_q[1], first - second, out=out[n_even:].view(2 * (len(out) - n_even), -1))
+        return out.reshape(len(out), -1, n_references)
 
 
-def _ascending(plan: RingPlan, coefficients: Tensor) -> Tensor:
-    """Stored coefficients `(n, rings, n_q, 2)` as complex numbers in ascending order of `q`."""
-    return torch.view_as_complex(coefficients[:, :, torch.argsort(plan.q)].contiguous())
+def _place_of_best(scores: Tensor, per_line: Tensor) -> Tensor:
+    """Reference, angle and shift of the highest score of each image, `(n, 3)`; scores `(angles, n, t, d)`."""
+    image = torch.arange(scores.shape[1])
+    line = per_line.permute(1, 0, 2).flatten(1).argmax(1)  # over angles and shifts
+    angle, shift = line // per_line.shape[2], line % per_line.shape[2]
+    return torch.stack([scores[angle, image, shift].argmax(1), angle, shift], dim=1)

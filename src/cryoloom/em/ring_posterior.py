@@ -23,7 +23,15 @@ import torch
 from torch import Tensor
 
 from cryoloom.em.ring_kernels import centre_samples_kernel, insert_pairs_kernel, pair_curves_kernel
-from cryoloom.em.rings import RingPlan, _synthesis, angular_coefficients, ring_samples, shift_phases
+from cryoloom.em.rings import (
+    RingPlan,
+    analysis,
+    angular_coefficients,
+    product_rows,
+    ring_samples,
+    shift_phases,
+    synthesis,
+)
 
 MARGIN = 9.0
 
@@ -65,10 +73,8 @@ def posterior_plan(search: RingPlan, insertion: RingPlan, dtype: torch.dtype = t
     if search.n_samples != insertion.n_samples or search.n_angles != insertion.n_angles:
         raise ValueError("search, insertion: expected the same samples and angles")
     order = {int(q): i for i, q in enumerate(insertion.q)}
-    even, odd = _synthesis(search, search.n_angles, torch.float32)
-    back = _synthesis(insertion, insertion.n_angles, torch.float32)
-    twice = torch.where(insertion.q == 0, 1.0, 2.0).repeat_interleave(2)  # the synthesis counts q > 0 twice
-    n_even = 2 * insertion.n_even
+    even, odd = synthesis(search, search.n_angles, torch.float32)
+    to_even, to_odd = analysis(insertion)
     return PosteriorPlan(
         search=search,
         insertion=insertion,
@@ -76,7 +82,7 @@ def posterior_plan(search: RingPlan, insertion: RingPlan, dtype: torch.dtype = t
         ring_weight=insertion.ring_weight * insertion.n_samples,
         to_angles=(even.T.contiguous(), odd.T.contiguous()),
         coarse=(even.to(dtype), odd.to(dtype)),
-        to_q=(back[0] / twice[:n_even], back[1] / twice[n_even:]),
+        to_q=(to_even.T.contiguous(), to_odd.T.contiguous()),
         search_ring=_first_rings(search),
         insertion_ring=_first_rings(insertion),
     )
@@ -354,9 +360,7 @@ def collect(sums: PosteriorSums, plan: PosteriorPlan, shifts_px: Tensor) -> tupl
 def _highest_scores(images: PosteriorImages, bank: PosteriorBank, plan: PosteriorPlan) -> Tensor:
     """Highest cross term over the angles of every image and shifted reference, `(b, n t)` float32."""
     search, dtype, b = plan.search, plan.coarse[0].dtype, len(images)
-    weighted = images.weighted[:, :, :, : search.n_rings].to(dtype)[:, plan.place].transpose(0, 1)  # (q, b, 2, r)
-    swapped = torch.stack([weighted[:, :, 1], -weighted[:, :, 0]], dim=2)
-    rows = torch.cat([weighted, swapped], dim=1)  # (q, 2 b, 2, r)
+    rows = product_rows(images.weighted[:, :, :, : search.n_rings].to(dtype)[:, plan.place])  # (q, 2 b, 2, r)
     spectrum = torch.empty(len(search.q), 2 * b, bank.coarse[0].shape[-1], dtype=dtype)
     for (first, last, ring), part in zip(search.spans, bank.coarse, strict=True):
         torch.bmm(rows[first:last, :, :, ring:].flatten(2), part, out=spectrum[first:last])

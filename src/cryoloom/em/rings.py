@@ -236,8 +236,8 @@ def angular_coefficients(plan: RingPlan, samples: Tensor) -> Tensor:
 
 def ring_samples(plan: RingPlan, coefficients: Tensor) -> Tensor:
     """Samples at the points of the plan from coefficients `(n, rings, n_q, 2)`, complex `(n, rings, half)`."""
-    even, odd = _synthesis(plan, plan.n_samples, coefficients.dtype)  # over half a turn
-    # _synthesis gives a cos qθ + b sin qθ, the value of Re(conj(g) exp(iqθ)): here g exp(iqθ) is wanted
+    even, odd = synthesis(plan, plan.n_samples, coefficients.dtype)  # over half a turn
+    # synthesis gives a cos qθ + b sin qθ, the value of Re(conj(g) exp(iqθ)): here g exp(iqθ) is wanted
     flipped = coefficients * torch.tensor([1.0, -1.0], device=coefficients.device)
     real = flipped[:, :, : plan.n_even].flatten(-2) @ even.T
     imaginary = flipped[:, :, plan.n_even :].flatten(-2) @ odd.T
@@ -465,7 +465,7 @@ def _image_operand(plan: RingPlan, weighted: Tensor, phases: Tensor, dtype: torc
     return operand
 
 
-def _synthesis(plan: RingPlan, n_angles: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def synthesis(plan: RingPlan, n_angles: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Matrices from (q, real and imaginary) to the angles of half a turn, even and odd, `(n_angles / 2, 2 n_q)`."""
     angle = torch.arange(n_angles // 2, device=plan.q.device, dtype=torch.float64) * (2 * math.pi / n_angles)
     turn = angle[:, None] * plan.q.to(torch.float64)
@@ -474,13 +474,35 @@ def _synthesis(plan: RingPlan, n_angles: int, dtype: torch.dtype) -> tuple[Tenso
     return matrix[:, : plan.n_even].reshape(n_angles // 2, -1), matrix[:, plan.n_even :].reshape(n_angles // 2, -1)
 
 
+def analysis(plan: RingPlan) -> tuple[Tensor, Tensor]:
+    """The way back from half a turn of angles to (q, real and imaginary), even and odd, `(2 n_q, n_angles / 2)`.
+
+    Applied to the sum (even `q`) and the difference (odd `q`) of what lies at `ψ` and at `ψ + π` it gives
+    `Σ_ψ p cos qψ` and `Σ_ψ p sin qψ`.
+    """
+    even, odd = synthesis(plan, plan.n_angles, torch.float32)
+    twice = torch.where(plan.q == 0, 1.0, 2.0).repeat_interleave(2)[:, None]  # the synthesis counts q > 0 twice
+    n_even = 2 * plan.n_even
+    return (even.T / twice[:n_even]).contiguous(), (odd.T / twice[n_even:]).contiguous()
+
+
+def product_rows(coefficients: Tensor) -> Tensor:
+    """Rows whose product with `(q, 2 rings, n)` gives real parts above imaginary ones of `Σ_r conj(V) Y`.
+
+    `(m, n_q, 2, rings)` to `(n_q, 2 m, 2, rings)`.
+    """
+    by_q = coefficients.transpose(0, 1)
+    swapped = torch.stack([by_q[:, :, 1], -by_q[:, :, 0]], dim=2)
+    return torch.cat([by_q, swapped], dim=1)
+
+
 def _scores(plan: RingPlan, operand: list[Tensor], references: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Even and odd part of the cross term at half the angles, `(n_angles / 2, b t n)` each."""
     m, n = operand[0].shape[1] // 2, references[0].shape[-1]
     spectrum = torch.empty(len(plan.q), 2 * m, n, dtype=operand[0].dtype, device=operand[0].device)
     for (first, last, _), a, b in zip(plan.spans, operand, references, strict=True):
         torch.bmm(a, b, out=spectrum[first:last])
-    even, odd = _synthesis(plan, plan.n_angles, operand[0].dtype)
+    even, odd = synthesis(plan, plan.n_angles, operand[0].dtype)
     return even @ spectrum[: plan.n_even].reshape(-1, m * n), odd @ spectrum[plan.n_even :].reshape(-1, m * n)
 
 
@@ -547,7 +569,7 @@ def _refine_angle(
         rows = torch.stack([a[:, row], a[:, m + row]], dim=1).float()  # (q, 2, pairs, 2 r)
         curve.append(torch.einsum("qupr,qrp->pqu", rows, picked))
     spectrum = torch.cat(curve, dim=1).to(torch.float64)  # (pairs, n_q, 2)
-    even_matrix, odd_matrix = _synthesis(plan, plan.n_angles, torch.float64)
+    even_matrix, odd_matrix = synthesis(plan, plan.n_angles, torch.float64)
     even = spectrum[:, : plan.n_even].reshape(b * top, -1) @ even_matrix.T
     odd = spectrum[:, plan.n_even :].reshape(b * top, -1) @ odd_matrix.T
     highest, at = torch.cat([even + odd, even - odd], dim=1).max(1)
