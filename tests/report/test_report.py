@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import torch
 
 from cryoloom.contract import Figure
@@ -14,10 +15,11 @@ from cryoloom.report.draw import draw_figure
 from cryoloom.report.job import split_series, write_job_report
 from cryoloom.report.labels import duration, rank_warnings
 from cryoloom.report.page import make_piece
+from cryoloom.report.pictures import surface_pictures
 from cryoloom.report.plots import format_value
 from cryoloom.report.project import write_project_report
 from cryoloom.report.sphere import direction_density
-from cryoloom.report.surface import render_surface, view_rotations, without_dust
+from cryoloom.report.surface import _march, oblique_rotation, render_surface, view_rotations, without_dust
 
 
 def ball(box: int = 40, radius: float = 10.0, centre=(20, 20, 20)) -> np.ndarray:
@@ -150,6 +152,32 @@ def test_views_are_rotations_and_the_camera_sees_what_it_should():
         middle = (rows.max() + rows.min()) / 2, (columns.max() + columns.min()) / 2
         assert abs(middle[0] - 50) < 4 and abs(middle[1] - 50) < 4
         assert picture[where[0], where[1], 3] > 127
+
+
+def test_leaping_over_empty_space_changes_no_pixel():
+    shape = (30, 34, 38)
+    points = (np.random.default_rng(0).random(shape) > 0.9995).astype(np.float32)
+    volume = scipy.ndimage.gaussian_filter(points, 2.0) * 400
+    rotation = oblique_rotation()
+    centre, reach = (np.array(shape) - 1) / 2, 32.0
+    clear = scipy.ndimage.distance_transform_cdt(volume <= 0.5, metric="chessboard").astype(np.int16)
+    drawn = []
+    for leaps in (clear, np.zeros_like(clear)):
+        planes = [np.full((60, 60), np.nan, np.float32), *(np.zeros((60, 60, 3), np.float32) for _ in range(2))]
+        _march(volume, leaps, 0.5, rotation, centre, reach, *planes)
+        drawn.append(planes)
+    assert 0.05 < np.isfinite(drawn[0][0]).mean() < 0.7 and clear.max() > 3
+    for one, two in zip(*drawn, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_a_surface_at_another_size_is_the_same_picture():
+    volume = ball()
+    (_, large), *_ = surface_pictures(volume, 0.5, size=400)
+    (_, small), *_ = surface_pictures(volume, 0.5, size=200)
+    means = large.astype(float).reshape(200, 2, 200, 2, 4).mean((1, 3))
+    whole = means[..., 3] > 250
+    assert np.abs(means - small)[whole].mean() < 2 and small.shape == (200, 200, 4)
 
 
 def test_dust_is_removed_and_the_body_stays():

@@ -1,5 +1,6 @@
 """Images with picks or masks over them, galleries, and maps as slices and surfaces."""
 
+import hashlib
 import math
 
 import numpy as np
@@ -7,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure as MplFigure
 from matplotlib.patches import Circle, Rectangle
+from PIL import Image
 
 from cryoloom.contract import Figure
 from cryoloom.report.style import INK, PALETTE, new_figure
@@ -18,6 +20,14 @@ from cryoloom.report.surface import (
     view_rotations,
     without_dust,
 )
+
+LARGEST_VIEW = 560
+"""Edge in pixels of the largest picture of a surface on a page."""
+
+MOST_VIEWS = 24
+"""Views that are kept, a little more than 1 MB each."""
+
+_drawn_views: dict[tuple[object, ...], np.ndarray] = {}
 
 
 def draw_image(figure: Figure) -> MplFigure:
@@ -109,8 +119,29 @@ def draw_volume(figure: Figure) -> MplFigure:
 def surface_pictures(
     volume: np.ndarray, level: float | None = None, size: int = 420, n_views: int = 3
 ) -> list[tuple[str, np.ndarray]]:
-    """Named RGBA pictures of a map's surface: an oblique view, the side and the top, or the first of them."""
+    """Named RGBA pictures of a map's surface: an oblique view, the side and the top, or the first of them.
+
+    A view is drawn once, at the largest size that pages show, and kept: the pages of a job and of its project show the
+    same maps at several sizes.
+    """
     volume = np.asarray(volume, dtype=np.float32)
+    side = max(size, LARGEST_VIEW)
+    digest = hashlib.sha256(volume.tobytes()).hexdigest()
+    views = [("surface", oblique_rotation()), *view_rotations()[1:]][:n_views]
+    keys: list[tuple[object, ...]] = [(digest, volume.shape, level, name, side) for name, _ in views]
+    if any(key not in _drawn_views for key in keys):
+        fine, height = _surface_of(volume, level)
+        for key, (_, rotation) in zip(keys, views, strict=True):
+            if key not in _drawn_views:
+                _drawn_views[key] = render_surface(fine, height, rotation, size=side)
+    pictures = [(name, _resized(_drawn_views[key], size)) for key, (name, _) in zip(keys, views, strict=True)]
+    for oldest in list(_drawn_views)[:-MOST_VIEWS]:
+        _drawn_views.pop(oldest, None)
+    return pictures
+
+
+def _surface_of(volume: np.ndarray, level: float | None) -> tuple[np.ndarray, float]:
+    """A smooth cube without dust, and the grey level of its surface."""
     if len(set(volume.shape)) != 1:
         n = max(volume.shape)
         pad = [((n - s) // 2, n - s - (n - s) // 2) for s in volume.shape]
@@ -120,9 +151,15 @@ def surface_pictures(
     fine = smooth_for_surface(volume)
     if not (fine > level).any():
         level = float(np.quantile(fine, 0.98))
-    fine = without_dust(fine, float(level))
-    views = [("surface", oblique_rotation()), *view_rotations()[1:]]
-    return [(name, render_surface(fine, float(level), rotation, size=size)) for name, rotation in views[:n_views]]
+    return without_dust(fine, float(level)), float(level)
+
+
+def _resized(picture: np.ndarray, size: int) -> np.ndarray:
+    """An RGBA picture at another size; colours of clear pixels do not bleed into the edge."""
+    if picture.shape[0] == size:
+        return picture
+    image = Image.fromarray(picture).convert("RGBa").resize((size, size), Image.Resampling.LANCZOS)
+    return np.asarray(image.convert("RGBA"))
 
 
 def surface_volume(figure: Figure) -> np.ndarray:
