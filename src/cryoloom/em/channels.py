@@ -5,8 +5,6 @@ A linear model `V_i = Σ_j z_ij U_j` of particles with known poses asks, at ever
 over the images fills all of them; phases and places are worked out once per image, not once per channel.
 """
 
-import math
-
 import numpy as np
 import torch
 from numba import njit
@@ -17,6 +15,7 @@ from cryoloom.em.images import ImageSource
 from cryoloom.em.noise import NoiseModel
 from cryoloom.em.products import weighted_images
 from cryoloom.em.symmetrise import symmetrise_sums, symmetry_profile
+from cryoloom.fourier.slice_kernels import corner_of_point
 from cryoloom.fourier.slices import PADDING, PaddedSpectrum, padded_half_size, restore_volume
 
 f32 = np.float32
@@ -183,28 +182,11 @@ def _insert(
     vector = np.empty(n_all, f32)
     for p in range(columns.shape[0]):
         volume = sums[target[p]]
-        r00, r01 = columns[p, 0, 0], columns[p, 0, 1]
-        r10, r11 = columns[p, 1, 0], columns[p, 1, 1]
-        r20, r21 = columns[p, 2, 0], columns[p, 2, 1]
+        turn = columns[p]
         for k in range(kx.shape[0]):
-            x = r00 * kx[k] + r01 * ky[k]
-            z = r20 * kx[k] + r21 * ky[k]
-            sign = f32(1)
-            if x < 0:
-                x = -x
-                z = -z
-                sign = f32(-1)
-            iz = int(math.floor(z))
-            fz = f32(z - iz)
-            iz += centre
+            ix, iy, iz, fx, fy, fz, sign = corner_of_point(turn, kx[k], ky[k], centre)
             if iz + 1 < z_low or iz >= z_high:
                 continue
-            y = sign * (r10 * kx[k] + r11 * ky[k])
-            ix = int(x)
-            iy = int(math.floor(y))
-            fx = f32(x - ix)
-            fy = f32(y - iy)
-            iy += centre
             real, imaginary, weight = values[p, k, 0], sign * values[p, k, 1], weights[p, k]
             for j in range(q):
                 vector[2 * j] = moments[p, j] * real

@@ -68,6 +68,27 @@ def extract_points_kernel(
                 out[p, k, u] = value if u == 0 else sign * value
 
 
+@njit(nogil=True, cache=True, fastmath=True, inline="always")
+def corner_of_point(
+    turn: np.ndarray, kx: float, ky: float, centre: int
+) -> tuple[int, int, int, float, float, float, float]:
+    """Lower corner (x, y, z) of the cell that holds a point of a slice, its place in the cell, and a sign.
+
+    The sign is -1 where the Friedel mate of the point lies in the stored half, `x >= 0`; `turn` is `(3, 2)`.
+    """
+    x = turn[0, 0] * kx + turn[0, 1] * ky
+    y = turn[1, 0] * kx + turn[1, 1] * ky
+    z = turn[2, 0] * kx + turn[2, 1] * ky
+    sign = f32(1)
+    if x < 0:
+        x = -x
+        y = -y
+        z = -z
+        sign = f32(-1)
+    ix, iy, iz = int(x), int(math.floor(y)), int(math.floor(z))
+    return ix, iy + centre, iz + centre, f32(x - ix), f32(y - iy), f32(z - iz), sign
+
+
 @njit(nogil=True, cache=True, fastmath=True)
 def insert_points_kernel(
     sums: np.ndarray,
@@ -86,28 +107,11 @@ def insert_points_kernel(
     `weights` `(p, k)`.
     """
     for p in range(columns.shape[0]):
-        r00, r01 = columns[p, 0, 0], columns[p, 0, 1]
-        r10, r11 = columns[p, 1, 0], columns[p, 1, 1]
-        r20, r21 = columns[p, 2, 0], columns[p, 2, 1]
+        turn = columns[p]
         for k in range(kx.shape[0]):
-            x = r00 * kx[k] + r01 * ky[k]
-            z = r20 * kx[k] + r21 * ky[k]
-            sign = f32(1)
-            if x < 0:
-                x = -x
-                z = -z
-                sign = f32(-1)
-            iz = int(math.floor(z))
-            fz = f32(z - iz)
-            iz += centre
+            ix, iy, iz, fx, fy, fz, sign = corner_of_point(turn, kx[k], ky[k], centre)
             if iz + 1 < z_low or iz >= z_high:
                 continue
-            y = sign * (r10 * kx[k] + r11 * ky[k])
-            ix = int(x)
-            iy = int(math.floor(y))
-            fx = f32(x - ix)
-            fy = f32(y - iy)
-            iy += centre
             real = values[p, k, 0]
             imaginary = sign * values[p, k, 1]
             weight = weights[p, k]
