@@ -12,12 +12,13 @@ beam tilt is the odd phase `-2π Cs λ² |q|² (β · q)`.
 
 import math
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from cryoloom.optics.beam_tilt import beam_tilt_phase
-from cryoloom.optics.ctf import ctf_phase
+from cryoloom.optics.ctf import CtfValues, ctf_phase, damp
 
 Matrix2 = tuple[tuple[float, float], tuple[float, float]]
 IDENTITY: Matrix2 = ((1.0, 0.0), (0.0, 1.0))
@@ -76,18 +77,12 @@ def aberrated_ctf(
     ky: Tensor,
     kx: Tensor,
     *,
-    defocus_u: Tensor | float,
-    defocus_v: Tensor | float,
-    defocus_angle: Tensor | float,
-    voltage_kv: float,
-    cs_mm: float,
-    amplitude_contrast: float,
-    phase_shift: Tensor | float = 0.0,
     bfactor: Tensor | float = 0.0,
     even_zernike: Sequence[float] = (),
     odd_zernike: Sequence[float] = (),
     beam_tilt_mrad: tuple[float, float] = (0.0, 0.0),
     magnification: Matrix2 = IDENTITY,
+    **values: Unpack[CtfValues],
 ) -> Tensor:
     """Complex transfer function with all aberrations of an optics group; arguments and shapes as in `optics.ctf`.
 
@@ -97,23 +92,15 @@ def aberrated_ctf(
         Complex, `(*batch, *frequencies)`; multiply a projection sampled at `magnify_frequencies` by it.
     """
     qy, qx = magnify_frequencies(ky, kx, magnification)
-    phase = ctf_phase(
+    phase = ctf_phase(qy, qx, **values)
+    value = damp(-torch.sin(phase + zernike_phase(qy, qx, even_zernike, odd=False)), qx**2 + qy**2, bfactor)
+    odd = antisymmetric_phase(
         qy,
         qx,
-        defocus_u=defocus_u,
-        defocus_v=defocus_v,
-        defocus_angle=defocus_angle,
-        voltage_kv=voltage_kv,
-        cs_mm=cs_mm,
-        amplitude_contrast=amplitude_contrast,
-        phase_shift=phase_shift,
-    )
-    value = -torch.sin(phase + zernike_phase(qy, qx, even_zernike, odd=False))
-    k2 = qx**2 + qy**2
-    envelope = torch.as_tensor(bfactor, dtype=value.dtype, device=value.device)
-    value = value * torch.exp(-0.25 * envelope.reshape(*envelope.shape, *[1] * k2.ndim) * k2)
-    odd = antisymmetric_phase(
-        qy, qx, odd_zernike=odd_zernike, beam_tilt_mrad=beam_tilt_mrad, voltage_kv=voltage_kv, cs_mm=cs_mm
+        odd_zernike=odd_zernike,
+        beam_tilt_mrad=beam_tilt_mrad,
+        voltage_kv=values["voltage_kv"],
+        cs_mm=values["cs_mm"],
     )
     return value * torch.polar(torch.ones_like(odd), odd)
 
