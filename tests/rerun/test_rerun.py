@@ -34,8 +34,7 @@ def broken_links(root):
     return broken, total
 
 
-@pytest.mark.capability("PLT-12")
-def test_a_moved_project_has_no_broken_links_and_its_map_is_rebuilt(tmp_path, measure):
+def test_a_moved_project_has_no_broken_links_and_its_map_is_rebuilt(tmp_path):
     root = tmp_path / "here"
     root.mkdir()
     options = {"project": create_project(root), "device": "cpu", "threads": 1}
@@ -48,15 +47,14 @@ def test_a_moved_project_has_no_broken_links_and_its_map_is_rebuilt(tmp_path, me
     shutil.move(root, moved)
     # the truth names micrographs that the simulation of particles does not write
     broken = [b for b in broken_links(moved)[0] if "micrograph" not in b[1] and not b[1].startswith("mic")]
-    n_links = broken_links(moved)[1]
+    assert broken_links(moved)[1] > 10
     assert len(read_particles(moved / "particles-subset/001/particles.star", root=moved)) == 90
     assert [row["state"] for row in list_jobs(open_project(moved))] == ["finished"] * 4
     order = ancestry(open_project(moved), moved / "postprocess/001")
     assert [p.parent.name for p in order] == ["simulate-particles", "particles-subset", "reconstruct", "postprocess"]
     done = run_stage("rerun", {"job": moved / "postprocess/001"}, {}, out=tmp_path / "again")
     assert done.summary["verdict"] == "found" and done.summary["n_in"] == 4
-    note = f"map of 4 jobs rebuilt: {done.summary['results']['map_sharpened.mrc']}; {n_links} links; one schema so far"
-    measure(len(broken), unit="broken links", threshold="0", note=note)
+    assert done.summary["results"]["map_sharpened.mrc"] == "equal to the byte"
     assert not broken, broken[:5]
     # a project of a newer version is refused, one of this version is read
     (moved / "cryoloom.json").write_text(json.dumps({"schema": 99}))
