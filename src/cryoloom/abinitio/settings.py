@@ -1,12 +1,12 @@
 """Settings and declaration of the stage `abinitio`."""
 
-from cryoloom.contract import Input, Settings, StageDeclaration, setting
+from cryoloom.contract import Input, Settings, StageDeclaration, setting, symmetry_setting
 
 
 class AbinitioSettings(Settings):
     """A first map from nothing but particles."""
 
-    symmetry: str = setting("C1", "Point group imposed on the maps: C1, Cn, Dn, T, O, I (I1 to I4).")
+    symmetry: str = symmetry_setting("imposed on the maps")
     classes: int = setting(1, "Different structures looked for.", ge=1, le=20)
     mask_diameter: float | None = setting(
         None, "Diameter of the ball around the particle; found in the images by default.", unit="Å", gt=0

@@ -1,16 +1,14 @@
 """Settings and declaration of the stage `class3d`."""
 
-from cryoloom.contract import Input, Settings, StageDeclaration, setting
+from cryoloom.contract import Input, Settings, StageDeclaration, diameter_setting, setting, symmetry_setting
 
 
 class Class3dSettings(Settings):
     """Sorting of particles into states: from their poses alone, from one map, or from a map of each state."""
 
     classes: int = setting(3, "States looked for; with several references, their number counts.", ge=1, le=50)
-    symmetry: str = setting("C1", "Point group imposed on every class: C1, Cn, Dn, T, O, I (I1 to I4).")
-    mask_diameter: float | None = setting(
-        None, "Diameter of the circle around the particle; found in the map by default.", unit="Å", gt=0
-    )
+    symmetry: str = symmetry_setting("imposed on every class")
+    mask_diameter: float | None = diameter_setting("found in the map by default")
     initial_lowpass: float = setting(
         40.0, "References are low-passed to this before particles are aligned to them.", unit="Å", gt=0
     )

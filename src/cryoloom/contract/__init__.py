@@ -9,8 +9,8 @@ from cryoloom.contract.failure import (
 )
 from cryoloom.contract.figure import Figure
 from cryoloom.contract.run import Executor, Progress, Run
-from cryoloom.contract.settings import Settings, setting
-from cryoloom.contract.stage import Input, StageDeclaration, stage
+from cryoloom.contract.settings import Settings, diameter_setting, setting, symmetry_setting
+from cryoloom.contract.stage import Input, StageDeclaration, stage, tool
 
 __all__ = [
     "CryoloomError",
@@ -25,6 +25,9 @@ __all__ = [
     "StageDeclaration",
     "TooManyFailures",
     "WorkFailed",
+    "diameter_setting",
     "setting",
     "stage",
+    "symmetry_setting",
+    "tool",
 ]

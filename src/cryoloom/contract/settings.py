@@ -44,3 +44,13 @@ def setting(
     if expert:
         extra["expert"] = True
     return Field(default, description=help, json_schema_extra=extra or None, **limits)
+
+
+def symmetry_setting(of: str) -> Any:
+    """A point group, C1 by default; `of` says what it belongs to, such as `imposed on the map`."""
+    return setting("C1", f"Point group {of}: C1, Cn, Dn, T, O, I (I1 to I4).")
+
+
+def diameter_setting(default: str) -> Any:
+    """Diameter of the particle in Å, by default None; `default` says where it comes from then."""
+    return setting(None, f"Diameter of the circle around the particle; {default}.", unit="Å", gt=0)

@@ -80,6 +80,15 @@ class StageDeclaration:
         return getattr(importlib.import_module(module), name)
 
 
+def tool(
+    name: str, settings: type[Settings], function: str, help: str, writes: dict[str, str], *inputs: Input
+) -> StageDeclaration:
+    """Declaration of a small stage on the CPU, its fields in order."""
+    return StageDeclaration(
+        name=name, help=help, settings=settings, function=function, inputs=inputs, writes=writes, uses_gpu=False
+    )
+
+
 def stage(declaration: StageDeclaration) -> Callable[[F], F]:
     """Bind a function to its declaration.
 

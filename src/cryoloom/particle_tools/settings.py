@@ -2,8 +2,9 @@
 
 from typing import Literal
 
-from cryoloom.contract import Input, Settings, StageDeclaration, setting
+from cryoloom.contract import Input, Settings, setting, symmetry_setting, tool
 
+_STAGE = "cryoloom.particle_tools.stage"
 _SET = Input("particles", "particles", "The particle set.")
 _COLUMN = "such as `rlnClassNumber` or `class_number`; values are in the units of the file"
 
@@ -86,80 +87,71 @@ class RecentreSettings(Settings):
 class ExpandSettings(Settings):
     """Every particle in each of its equivalent poses."""
 
-    symmetry: str = setting("C1", "Point group of the map that the poses belong to: Cn, Dn, T, O, I (I1 to I4).")
+    symmetry: str = symmetry_setting("of the map that the poses belong to")
 
 
 class ConsensusSettings(Settings):
     """Particles whose poses two independent runs agree on."""
 
-    symmetry: str = setting("C1", "Point group of the map.")
+    symmetry: str = symmetry_setting("of the map")
     largest_angle: float = setting(10.0, "Poses further apart than this never agree.", unit="°", gt=0, le=90)
     least_reliability: float = setting(0.5, "Particles below this in either run are left out.", ge=0, le=1)
 
 
-MERGE = StageDeclaration(
-    name="particles merge",
-    help="Merge particle sets; optics groups are joined by name, rows keep their order and their halves.",
-    settings=MergeSettings,
-    function="cryoloom.particle_tools.stage:merge_particles",
-    inputs=(Input("files", "files", "The sets, STAR or .cs."),),
-    writes={"particles": "all rows"},
-    uses_gpu=False,
+MERGE = tool(
+    "particles merge",
+    MergeSettings,
+    f"{_STAGE}:merge_particles",
+    "Merge particle sets; optics groups are joined by name, rows keep their order and their halves.",
+    {"particles": "all rows"},
+    Input("files", "files", "The sets, STAR or .cs."),
 )
-SPLIT = StageDeclaration(
-    name="particles split",
-    help="Split a particle set by a column or into equal parts; rows keep their halves.",
-    settings=SplitSettings,
-    function="cryoloom.particle_tools.stage:split_particles",
-    inputs=(_SET,),
-    writes={"part001": "first part; part002 and so on are the others"},
-    uses_gpu=False,
+SPLIT = tool(
+    "particles split",
+    SplitSettings,
+    f"{_STAGE}:split_particles",
+    "Split a particle set by a column or into equal parts; rows keep their halves.",
+    {"part001": "first part; part002 and so on are the others"},
+    _SET,
 )
-SUBSET = StageDeclaration(
-    name="particles subset",
-    help="Select rows of a particle set by any column, by number or by chance.",
-    settings=SubsetSettings,
-    function="cryoloom.particle_tools.stage:select_particles",
-    inputs=(_SET,),
-    writes={"particles": "the selected rows, in their order"},
-    uses_gpu=False,
+SUBSET = tool(
+    "particles subset",
+    SubsetSettings,
+    f"{_STAGE}:select_particles",
+    "Select rows of a particle set by any column, by number or by chance.",
+    {"particles": "the selected rows, in their order"},
+    _SET,
 )
-UNIQUE = StageDeclaration(
-    name="particles unique",
-    help="Remove rows that are the same particle: equal images, or centres nearer than a distance.",
-    settings=UniqueSettings,
-    function="cryoloom.particle_tools.stage:remove_duplicates",
-    inputs=(_SET,),
-    writes={"particles": "one row of each particle", "removed": "the rows that were left out"},
-    uses_gpu=False,
+UNIQUE = tool(
+    "particles unique",
+    UniqueSettings,
+    f"{_STAGE}:remove_duplicates",
+    "Remove rows that are the same particle: equal images, or centres nearer than a distance.",
+    {"particles": "one row of each particle", "removed": "the rows that were left out"},
+    _SET,
 )
-RECENTRE = StageDeclaration(
-    name="particles recentre",
-    help="Centre particles on another point of the map, and move shifts into coordinates.",
-    settings=RecentreSettings,
-    function="cryoloom.particle_tools.stage:recentre_particles",
-    inputs=(_SET,),
-    writes={"particles": "the rows with their new centres"},
-    uses_gpu=False,
+RECENTRE = tool(
+    "particles recentre",
+    RecentreSettings,
+    f"{_STAGE}:recentre_particles",
+    "Centre particles on another point of the map, and move shifts into coordinates.",
+    {"particles": "the rows with their new centres"},
+    _SET,
 )
-EXPAND = StageDeclaration(
-    name="particles expand",
-    help="Symmetry expansion: every particle once in each of its equivalent poses; copies keep their parent's half.",
-    settings=ExpandSettings,
-    function="cryoloom.particle_tools.stage:expand_particles",
-    inputs=(_SET,),
-    writes={"particles": "all copies, those of one particle next to each other"},
-    uses_gpu=False,
+EXPAND = tool(
+    "particles expand",
+    ExpandSettings,
+    f"{_STAGE}:expand_particles",
+    "Symmetry expansion: every particle once in each of its equivalent poses; copies keep their parent's half.",
+    {"particles": "all copies, those of one particle next to each other"},
+    _SET,
 )
-CONSENSUS = StageDeclaration(
-    name="particles consensus",
-    help="Compare the poses of two independent refinements and keep the particles on which they agree.",
-    settings=ConsensusSettings,
-    function="cryoloom.particle_tools.stage:agree_on_poses",
-    inputs=(
-        Input("particles", "particles", "Particles of the first run."),
-        Input("second", "particles", "The same particles, in the same order, of another run."),
-    ),
-    writes={"particles": "those that agree, with the poses of the first run", "removed": "all others"},
-    uses_gpu=False,
+CONSENSUS = tool(
+    "particles consensus",
+    ConsensusSettings,
+    f"{_STAGE}:agree_on_poses",
+    "Compare the poses of two independent refinements and keep the particles on which they agree.",
+    {"particles": "those that agree, with the poses of the first run", "removed": "all others"},
+    Input("particles", "particles", "Particles of the first run."),
+    Input("second", "particles", "The same particles, in the same order, of another run."),
 )

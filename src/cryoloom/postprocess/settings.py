@@ -1,12 +1,12 @@
 """Settings and declaration of the stage `postprocess`."""
 
-from cryoloom.contract import Input, Settings, StageDeclaration, setting
+from cryoloom.contract import Input, Settings, StageDeclaration, setting, symmetry_setting
 
 
 class PostprocessSettings(Settings):
     """Mask, resolution and sharpening of a pair of half maps."""
 
-    symmetry: str = setting("C1", "Point group imposed on the half maps; it lowers the number of independent values.")
+    symmetry: str = symmetry_setting("imposed on the half maps (it lowers the number of independent values)")
     mask_lowpass: float | None = setting(
         None, "Low-pass of the map from which the mask is made; 15 Å, or more for a coarse map.", unit="Å", gt=0
     )

@@ -1,15 +1,13 @@
 """Settings and declaration of the stage `reconstruct`."""
 
-from cryoloom.contract import Input, Settings, StageDeclaration, setting
+from cryoloom.contract import Input, Settings, StageDeclaration, diameter_setting, setting, symmetry_setting
 
 
 class ReconstructSettings(Settings):
     """Reconstruction from particles with poses."""
 
-    symmetry: str = setting("C1", "Point group imposed on the map: C1, Cn, Dn, T, O, I (I1 to I4).")
-    mask_diameter: float | None = setting(
-        None, "Diameter of the circle around the particle; outside it the background is measured.", unit="Å", gt=0
-    )
+    symmetry: str = symmetry_setting("imposed on the map")
+    mask_diameter: float | None = diameter_setting("outside it the background is measured")
     by_class: bool = setting(False, "One map (and pair of halves) per class number instead of one for all.")
     resolution: float | None = setting(None, "Highest resolution that is inserted; Nyquist by default.", unit="Å", gt=0)
     noise: str = setting(

@@ -1,15 +1,13 @@
 """Settings and declaration of the stage `refine`."""
 
-from cryoloom.contract import Input, Settings, StageDeclaration, setting
+from cryoloom.contract import Input, Settings, StageDeclaration, diameter_setting, setting, symmetry_setting
 
 
 class RefineSettings(Settings):
     """Refinement of poses and map; the two halves of the particles never meet."""
 
-    symmetry: str = setting("C1", "Point group imposed on the map: C1, Cn, Dn, T, O, I (I1 to I4).")
-    mask_diameter: float | None = setting(
-        None, "Diameter of the circle around the particle; found in the reference by default.", unit="Å", gt=0
-    )
+    symmetry: str = symmetry_setting("imposed on the map")
+    mask_diameter: float | None = diameter_setting("found in the reference by default")
     initial_lowpass: float = setting(
         40.0, "The reference is low-passed to this before the first iteration.", unit="Å", gt=0
     )

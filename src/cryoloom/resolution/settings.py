@@ -1,12 +1,12 @@
 """Settings and declaration of the stage `resolution`."""
 
-from cryoloom.contract import Input, Settings, StageDeclaration, setting
+from cryoloom.contract import Input, Settings, StageDeclaration, setting, symmetry_setting
 
 
 class ResolutionSettings(Settings):
     """Local and directional resolution of a pair of half maps."""
 
-    symmetry: str = setting("C1", "Point group imposed on the half maps.")
+    symmetry: str = symmetry_setting("imposed on the half maps")
     window: float | None = setting(
         None, "Standard deviation of the window around each voxel; 2.5 times the global resolution.", unit="Å", gt=0
     )

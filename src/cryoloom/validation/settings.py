@@ -1,15 +1,13 @@
 """Settings and declaration of the stage `validate`."""
 
-from cryoloom.contract import Input, Settings, StageDeclaration, setting
+from cryoloom.contract import Input, Settings, StageDeclaration, diameter_setting, setting, symmetry_setting
 
 
 class ValidateSettings(Settings):
     """Every test of a pair of half maps, and of the particles and the model behind them where they are given."""
 
-    symmetry: str = setting("C1", "Point group imposed on the half maps.")
-    mask_diameter: float | None = setting(
-        None, "Diameter of the circle around the particle; found in the map by default.", unit="Å", gt=0
-    )
+    symmetry: str = symmetry_setting("imposed on the half maps")
+    mask_diameter: float | None = diameter_setting("found in the map by default")
     particles_used: int = setting(
         2000, "Most particles that are asked; they are spread over the set.", ge=50, le=1_000_000
     )

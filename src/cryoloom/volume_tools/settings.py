@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from cryoloom.contract import Input, Settings, StageDeclaration, setting
+from cryoloom.contract import Input, Settings, setting, symmetry_setting, tool
 
-_MAP = Input("map", "map", "The map.")
 _STAGE = "cryoloom.volume_tools.stage"
+_MAP = Input("map", "map", "The map.")
 
 
 class FlipSettings(Settings):
@@ -36,9 +36,9 @@ class CropSettings(Settings):
 class AlignSettings(Settings):
     """Symmetry axes of a map onto those of the convention."""
 
-    symmetry: str = setting("C1", "Point group of the map: Cn, Dn, T, O, I (I1 to I4).")
+    symmetry: str = symmetry_setting("of the map")
     resolution: float | None = setting(
-        None, "Finest detail that decides; 10 Å or three voxels by default.", unit="Å", gt=0
+        None, "Finest detail that decides; 10 Å or 2.2 voxels by default.", unit="Å", gt=0
     )
     symmetrise: bool = setting(False, "Also average the result over the group.")
 
@@ -84,45 +84,71 @@ class MaskModelSettings(Settings):
     assembly: bool = setting(False, "Build the biological assembly of the file.")
 
 
-def _volume(verb: str, settings: type[Settings], function: str, text: str, *inputs: Input) -> StageDeclaration:
-    return StageDeclaration(
-        name=f"volume {verb}",
-        help=text,
-        settings=settings,
-        function=f"{_STAGE}:{function}",
-        inputs=inputs or (_MAP,),
-        writes={"map": "the result"},
-        uses_gpu=False,
-    )
+_RESULT = {"map": "the result"}
+_MASK = {"mask": "soft mask in [0, 1]"}
 
-
-FLIP = _volume("flip", FlipSettings, "flip_map", "Mirror a map, which changes its hand.")
-RESAMPLE = _volume("resample", ResampleSettings, "resample_volume", "Give a map another pixel size.")
-CROP = _volume("crop", CropSettings, "crop_map", "Crop or pad a map to another box.")
-ALIGN = _volume("align", AlignSettings, "align_map", "Bring the symmetry axes of a map onto those of the convention.")
-FILTER = _volume("filter", FilterSettings, "filter_volume", "Low-pass, high-pass, blur or sharpen a map.")
-ARITHMETIC = _volume(
-    "arithmetic",
+FLIP = tool(
+    "volume flip",
+    FlipSettings,
+    f"{_STAGE}:flip_map",
+    "Mirror a map, which changes its hand.",
+    _RESULT,
+    _MAP,
+)
+RESAMPLE = tool(
+    "volume resample",
+    ResampleSettings,
+    f"{_STAGE}:resample_volume",
+    "Give a map another pixel size.",
+    _RESULT,
+    _MAP,
+)
+CROP = tool(
+    "volume crop",
+    CropSettings,
+    f"{_STAGE}:crop_map",
+    "Crop or pad a map to another box.",
+    _RESULT,
+    _MAP,
+)
+ALIGN = tool(
+    "volume align",
+    AlignSettings,
+    f"{_STAGE}:align_map",
+    "Bring the symmetry axes of a map onto those of the convention.",
+    _RESULT,
+    _MAP,
+)
+FILTER = tool(
+    "volume filter",
+    FilterSettings,
+    f"{_STAGE}:filter_volume",
+    "Low-pass, high-pass, blur or sharpen a map.",
+    _RESULT,
+    _MAP,
+)
+ARITHMETIC = tool(
+    "volume arithmetic",
     ArithmeticSettings,
-    "combine_maps",
+    f"{_STAGE}:combine_maps",
     "Add, subtract, multiply, divide, invert or scale maps and masks.",
+    _RESULT,
     Input("maps", "maps", "One map or several on one grid."),
 )
-MASK_MAP = StageDeclaration(
-    name="mask map",
-    help="Make a soft mask around the density of a map.",
-    settings=MaskMapSettings,
-    function=f"{_STAGE}:mask_from_map",
-    inputs=(_MAP,),
-    writes={"mask": "soft mask in [0, 1]"},
-    uses_gpu=False,
+MASK_MAP = tool(
+    "mask map",
+    MaskMapSettings,
+    f"{_STAGE}:mask_from_map",
+    "Make a soft mask around the density of a map.",
+    _MASK,
+    _MAP,
 )
-MASK_MODEL = StageDeclaration(
-    name="mask model",
-    help="Make a soft mask around the atoms of a model that lies in a map.",
-    settings=MaskModelSettings,
-    function=f"{_STAGE}:mask_from_model",
-    inputs=(Input("model", "model", "PDB or mmCIF file."), Input("map", "map", "Map on whose grid the mask lies.")),
-    writes={"mask": "soft mask in [0, 1]"},
-    uses_gpu=False,
+MASK_MODEL = tool(
+    "mask model",
+    MaskModelSettings,
+    f"{_STAGE}:mask_from_model",
+    "Make a soft mask around the atoms of a model that lies in a map.",
+    _MASK,
+    Input("model", "model", "PDB or mmCIF file."),
+    Input("map", "map", "Map on whose grid the mask lies."),
 )
