@@ -63,8 +63,8 @@ def climb(
     batch
         Images in a batch.
     memory
-        What is left of the sums after each batch: with 0.7 the model rests on the last three or four. On real
-        apoferritin the noise of so few carried every start out of optima in which longer memories stayed.
+        What is left of the sums after each batch: with 0.7 the model rests on the last three or four, and the noise
+        of so few carries more starts out of shallow optima than longer memories do.
 
     Returns
     -------

@@ -65,12 +65,17 @@ def make_level(
     diameter: float,
     symmetry: str,
     executor: Executor,
+    *,
+    first_ring: float = 3.0,
 ) -> Level:
-    """The level at which detail down to `resolution` (Å) is seen, for a ball of `diameter` (Å)."""
+    """The level at which detail down to `resolution` (Å) is seen, for a ball of `diameter` (Å).
+
+    Rings within `first_ring` Fourier pixels are left out: what they hold is mostly ice.
+    """
     field = images.box * images.pixel_size
     radius = max(4, round(field / resolution))
     radius = min(radius, images.box // 2 - 4)
-    plan = plan_rings(images.box, radius, diameter / images.pixel_size, radius_min=min(3.0, radius / 3))
+    plan = plan_rings(images.box, radius, diameter / images.pixel_size, radius_min=min(first_ring, radius / 3))
     spacing = SPACING * field / (radius * diameter)
     n_side = max(2, math.ceil(math.radians(58.6) / spacing))
     weighted, inverse_variance = sample_on_rings(images, source, plan, executor)

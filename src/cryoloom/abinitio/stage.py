@@ -74,7 +74,7 @@ def find_first_map(particles: ParticleSet, settings: AbinitioSettings, run: Run)
     outcome = _play(levels, steps, first_px, diameter_px, training, held_out, settings, run)
     verdict, reasons = _verdict(outcome, levels[-1])
     best = outcome.contenders[0]
-    level = make_level(images, source, finest, diameter, settings.symmetry, run.executor)
+    level = make_level(images, source, finest, diameter, settings.symmetry, run.executor, first_ring=1.0)
     wander = steps[-1].wander
     model = _polish(best, level, Centres(first_px, wander * diameter_px), run)
     placed, column = _place(particles, images, source, level, model, diameter, wander, run)

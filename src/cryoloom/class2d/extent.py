@@ -6,20 +6,15 @@ nearly all of what is above that level. Once there are class averages, the parti
 the connected density about their centres.
 """
 
-from typing import Protocol
-
 import numpy as np
 import scipy.ndimage
 import torch
 
+from cryoloom.em.images import ImageReader
 from cryoloom.fourier import dft_to_image, image_to_dft, shell_index
 
 
-class _Reader(Protocol):
-    def read(self, rows: np.ndarray) -> np.ndarray: ...
-
-
-def estimate_diameter(reader: _Reader, n: int, pixel_size: float, *, largest_number: int = 1000) -> float:
+def estimate_diameter(reader: ImageReader, n: int, pixel_size: float, *, largest_number: int = 1000) -> float:
     """Mask diameter in Å: the extent of the particles with a margin of a fifth, within 40 to 95 % of the box."""
     rows = np.unique(np.linspace(0, n - 1, min(n, largest_number)).astype(np.int64))
     images = torch.from_numpy(np.ascontiguousarray(reader.read(rows), np.float32))

@@ -5,27 +5,18 @@ centre to the level of the background. A view shows the longest axis only now an
 few hundredths of that at the centre, and the rim is where the last hundredth is gone.
 """
 
-from typing import Protocol
-
 import numpy as np
 import torch
 from torch import Tensor
 
+from cryoloom.em.images import ImageReader
 from cryoloom.fourier import dft_to_image, image_to_dft, shell_index
 
 SEEN = 0.01
 MARGIN = 1.25
 
 
-class StackReader(Protocol):
-    """Reads images by row."""
-
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        """Images `(len(rows), box, box)`."""
-        ...
-
-
-def estimate_mask_diameter(reader: StackReader, n: int, pixel_size: float, *, largest_number: int = 1000) -> float:
+def estimate_mask_diameter(reader: ImageReader, n: int, pixel_size: float, *, largest_number: int = 1000) -> float:
     """Diameter in Å of a ball around the particle: its extent with a margin of a quarter, at most 95 % of the box.
 
     Where the power does not fall to a level within the box (crowded particles, a box that is too small) or no
