@@ -22,6 +22,8 @@ from pathlib import Path
 
 from against_oracle import measure, prepare, score
 
+from cryoloom.simulate.beds import BEDS
+
 STORE = Path(__file__).with_name("relion.json")
 SETS = {
     # bed, images, box, pixel size (Å), SNR, mask diameter that RELION gets (Å)
@@ -81,6 +83,17 @@ def run_relion(folder: Path, symmetry: str, diameter: float) -> dict[str, object
     }
 
 
+def prepare_set(name: str, folder: Path) -> Path:
+    """Simulate the particles of a set once; returns their folder."""
+    bed, n, box, pixel_size, snr, _ = SETS[name]
+    return prepare(bed, folder, {"n": n, "snr": snr, "junk": 0.0}, box, pixel_size)
+
+
+def refine_set(name: str, folder: Path) -> dict[str, float]:
+    """Refine a set with this suite and score it."""
+    return measure(prepare_set(name, folder))
+
+
 def main() -> None:
     """Parse the command line and print one JSON line per set."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -90,17 +103,15 @@ def main() -> None:
     parser.add_argument("--no-ours", action="store_true", help="only run RELION")
     arguments = parser.parse_args()
     for name in arguments.sets:
-        bed, n, box, pixel_size, snr, diameter = SETS[name]
-        symmetry = {"d2": "D2", "c1": "C1"}[bed]
-        folder = prepare(bed, arguments.folder, {"n": n, "snr": snr, "junk": 0.0}, box, pixel_size)
         stored = json.loads(STORE.read_text(encoding="utf-8")) if STORE.exists() else {}
         if arguments.run_relion:
-            stored[name] = run_relion(folder, symmetry, diameter)
+            bed, *_, diameter = SETS[name]
+            stored[name] = run_relion(prepare_set(name, arguments.folder), BEDS[bed].symmetry, diameter)
             STORE.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         theirs = stored.get(name)
         line: dict[str, object] = {"set": name, "relion": theirs}
         if not arguments.no_ours:
-            ours = measure(folder)
+            ours = refine_set(name, arguments.folder)
             line["cryoloom"] = ours
             if theirs:
                 line["relion_over_ours"] = round(theirs["cpu_seconds"] / ours["cpu_seconds"], 1)

@@ -1,8 +1,10 @@
 """Rows of the capability table that belong to refinement."""
 
 import importlib.util
+import json
 import os
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +21,11 @@ from cryoloom.maps.filter import lowpass
 from cryoloom.project.runner import run_stage
 
 
-def _benchmark():
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "refine" / "against_oracle.py"
-    spec = importlib.util.spec_from_file_location("against_oracle", path)
+def _benchmark(name="against_oracle"):
+    folder = Path(__file__).resolve().parents[2] / "benchmarks" / "refine"
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 
@@ -39,6 +42,29 @@ def test_refinement_ends_within_three_per_cent_of_the_oracle_on_the_named_beds(s
         notes.append(f"{bed} {found['true_resolution']:.2f}/{found['oracle']:.2f} Å, {found['cpu_seconds']:.0f} CPU s")
     measure(round(worst, 2), unit="% above oracle", threshold="<= 3", note="; ".join(notes))
     assert worst <= 3.0
+
+
+@pytest.mark.slow
+@pytest.mark.capability("REF-1")
+def test_refinement_needs_a_fiftieth_of_the_processor_time_of_relion(shared_data, tmp_path, measure):
+    """Beside what RELION 3.1.3 needed for the same particles (stored: it takes most of an hour)."""
+    _benchmark()
+    benchmark = _benchmark("against_relion")
+    folder = Path(os.environ.get("CRYOLOOM_BEDS", tmp_path))
+    stored = json.loads(benchmark.STORE.read_text(encoding="utf-8")) if benchmark.STORE.exists() else {}
+    assert stored, "benchmarks/refine/against_relion.py --run-relion has not been run to its end"
+    for name, theirs in sorted(stored.items()):
+        ours = benchmark.refine_set(name, folder)
+        ratio = theirs["cpu_seconds"] / ours["cpu_seconds"]
+        measure(
+            round(ratio, 1), "times less CPU time", ">= 50",
+            note=f"set {name}: {ours['cpu_seconds']:.0f} CPU s, {ours['true_resolution']:.2f} Å, "
+            f"{ours['pose_error_deg']:.2f}°; RELION {theirs['cpu_seconds']:.0f} CPU s, "
+            f"{theirs['true_resolution']:.2f} Å, {theirs['pose_error_deg']:.2f}°",
+        )  # fmt: skip
+        assert ratio >= 50
+        assert ours["true_resolution"] <= theirs["true_resolution"] + 0.005
+        assert ours["pose_error_deg"] <= theirs["pose_error_deg"]
 
 
 def _refined(benchmark, folder, seed):
