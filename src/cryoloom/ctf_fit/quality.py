@@ -17,6 +17,7 @@ from cryoloom.ctf_fit.spectrum import TileSpectra
 
 ICE_RING = 1 / 3.67
 ICE_BAND = (0.2575, 0.2855)
+VISIBLE = 0.01  # of the background: four standard errors about 10 Å in a micrograph of 2.4e7 Å²
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,32 @@ def fit_limit(
             failures += 1
         first += max(1, (last - first) // 4)
     return reached
+
+
+def ring_depth(curves: RingCurves, beam: Beam, defocus: Defocus, k_low: float, k_high: float) -> tuple[float, float]:
+    """Depth of the rings over the background between two frequencies (1/Å), and its standard error.
+
+    One amplitude for the whole band, so it is negative by chance where there are no rings; infinite error where the
+    band holds too few points.
+    """
+    use = (curves.k >= k_low) & (curves.k <= k_high)
+    if use.sum() < 4:
+        return 0.0, math.inf
+    k2, w = curves.k[use] ** 2, 1 / curves.error[use] ** 2
+    u = -np.cos(double_phase(beam, Defocus(defocus.mean, 0, 0, defocus.phase_shift), k2, 0 * k2, 0 * k2))
+    u = u - np.average(u, weights=w)
+    information = float((w * u * u).sum()) + 1e-30
+    return float((w * u * curves.measured[use]).sum()) / information, 1 / math.sqrt(information)
+
+
+def rings_end_before(curves: RingCurves, beam: Beam, defocus: Defocus, k: float) -> bool:
+    """Whether the rings have surely faded at `k` (1/Å), not only out of sight for want of area or dose.
+
+    They have where none are seen about `k` (less than three standard errors) although rings of depth `VISIBLE` would
+    be. In a small micrograph the errors are larger than that, and its rings may go on unseen.
+    """
+    depth, error = ring_depth(curves, beam, defocus, 0.8 * k, 1.25 * k)
+    return depth < 3 * error and depth + 3 * error < VISIBLE
 
 
 def fit_score(curves: RingCurves, k_limit: float) -> float:

@@ -27,8 +27,12 @@ class CtfSettings(Settings):
     tile_extent: float = setting(
         768.0, "Edge of the tiles; doubled by itself where the defocus is high.", unit="Å", gt=100, expert=True
     )
-    worst_resolution: float = setting(
-        10.0, "Micrographs whose rings do not reach this resolution are excluded.", unit="Å", gt=0
+    worst_resolution: float | None = setting(
+        None,
+        "Micrographs whose rings are not seen to this resolution are excluded; by default those whose rings surely end "
+        "before 10 Å, as far as area and dose can tell.",
+        unit="Å",
+        gt=0,
     )
     keep_all: bool = setting(False, "Exclude nothing; only name what is doubtful.")
 

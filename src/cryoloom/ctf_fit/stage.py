@@ -12,10 +12,11 @@ from cryoloom.contract import Failure, Figure, Run, WorkFailed, stage
 from cryoloom.ctf_fit.estimate import CtfEstimate, estimate_image_ctf
 from cryoloom.ctf_fit.model import Beam
 from cryoloom.ctf_fit.picture import ring_picture
+from cryoloom.ctf_fit.quality import rings_end_before
 from cryoloom.ctf_fit.search import SearchRange
 from cryoloom.ctf_fit.settings import CTF, CtfSettings
 from cryoloom.ctf_fit.tilt import fit_tilt
-from cryoloom.ctf_fit.verdict import doubts, reason_to_exclude
+from cryoloom.ctf_fit.verdict import K_NEEDED, doubts, reason_to_exclude
 from cryoloom.data import MicrographSet
 from cryoloom.io.images import read_micrograph
 from cryoloom.io.mrc import read_mrc, write_mrc
@@ -48,6 +49,7 @@ def estimate_ctf(micrographs: MicrographSet, settings: CtfSettings, run: Run) ->
             with_thickness=settings.fit_thickness,
         )
         result = _plain(estimate)
+        result["faded"] = rings_end_before(estimate.curves, beam, estimate.defocus, K_NEEDED)
         if settings.fit_tilt:
             plane = fit_tilt(estimate.fit, estimate.spectra, (int(image.shape[0]), int(image.shape[1])))
             result |= {

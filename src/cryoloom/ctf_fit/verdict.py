@@ -4,27 +4,38 @@ from typing import Any
 
 from cryoloom.ctf_fit.settings import CtfSettings
 
-MIN_GAIN = 30.0  # the best fit to spectra without rings stays below
+MIN_GAIN = 25.0  # the best fit to spectra without rings stays below in 99 % (at most 22.4 in 40)
+MAX_ERROR = 500.0  # Å; then rings at 6 Å may be off by a quarter of their distance
+K_NEEDED = 1 / 10  # 1/Å; images whose rings surely end before are of no use
 
 
-def reason_to_exclude(result: dict[str, Any], worst_resolution: float) -> str:
+def reason_to_exclude(result: dict[str, Any], worst_resolution: float | None) -> str:
     """Why a micrograph is not used, in a few words; empty if it is.
+
+    A fit is trusted when its evidence is beyond what noise gives anywhere in the search and the posterior of the
+    defocus is narrow. How far the rings reach counts only where area and dose suffice to see their end, unless the
+    user asks for a resolution.
 
     Parameters
     ----------
     result
         Figures of one micrograph, as the stage stores them.
     worst_resolution
-        Rings must reach this resolution, Å.
+        Rings must be seen to this resolution, Å; None for no such demand.
     """
-    resolution = result["ctf_resolution"]
-    if resolution is None or result["gain"] < MIN_GAIN:
+    if result["gain"] < MIN_GAIN:
         return (
             f"no Thon rings stand out of the noise (evidence {result['gain']:.0f}, at least {MIN_GAIN:.0f} expected): "
             "drift, thick ice, no ice, or not an image of the specimen"
         )
-    if resolution > worst_resolution:
-        return f"Thon rings end at {resolution:.1f} Å, and {worst_resolution:g} Å is asked for"
+    if result["defocus_error"] > MAX_ERROR:
+        return f"the defocus is known to {result['defocus_error']:.0f} Å only, and {MAX_ERROR:.0f} Å is asked for"
+    resolution = result["ctf_resolution"]
+    if worst_resolution is None:
+        return f"Thon rings end before {1 / K_NEEDED:.0f} Å: drift, thick ice or charging" if result["faded"] else ""
+    if resolution is None or resolution > worst_resolution:
+        end = "are too faint" if resolution is None else f"end at {resolution:.1f} Å"
+        return f"Thon rings {end}, and {worst_resolution:g} Å is asked for"
     return ""
 
 
@@ -37,6 +48,12 @@ def doubts(result: dict[str, Any], settings: CtfSettings) -> list[str]:
     astigmatism = result["defocus_u"] - result["defocus_v"]
     if astigmatism > 0.95 * settings.astigmatism_max:
         found.append(f"the astigmatism of {astigmatism:.0f} Å lies at the edge of the search")
+    if result["ctf_resolution"] is None:
+        found.append("single rings are too faint to say how far they reach")
+    if result["half_difference"] is not None and abs(result["half_difference"]) > max(
+        8 * result["defocus_error"], 300.0
+    ):
+        found.append(f"two halves of the micrograph differ by {abs(result['half_difference']):.0f} Å in defocus")
     if result["defocus_error"] > 200:
         found.append(f"the defocus is known to {result['defocus_error']:.0f} Å only")
     if result["ice_ring"] is not None and result["ice_ring"] > 0.5:
