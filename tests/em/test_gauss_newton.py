@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cryoloom.em import NoiseModel, PosePriors, pose_errors, refine_poses, single_candidates
+from cryoloom.em import NoiseModel, PosePriors, pose_errors, pose_radii, refine_poses, single_candidates
 from cryoloom.fourier.slices import prepare_volume
 from cryoloom.geometry import axis_angle_to_matrix, matrix_to_axis_angle, rotation_angle
 
@@ -52,6 +52,16 @@ def test_the_posterior_covers_the_truth_as_often_as_it_says(fitted):
     covariance = np.linalg.inv(found.information)[:, :3, :3]
     chi2 = np.einsum("ni,nij,nj->n", turn, np.linalg.inv(covariance), turn)
     assert 0.91 < np.mean(chi2 < 7.815) < 0.98  # 300 cases: two standard errors are 2.5 points
+
+
+def test_radii_hold_what_they_say_whatever_the_shape_of_the_covariance():
+    rng = np.random.default_rng(0)
+    for sd in ([1, 1, 1, 1, 1, 1], [1, 0.1, 0.1, 1, 0.05, 1], [1, 0.7, 0.4, 1, 0.5, 1]):
+        sd = 0.01 * np.array(sd)
+        turn, shift = pose_radii(np.diag(sd**-2)[None])
+        drawn = rng.normal(size=(100_000, 6)) * sd
+        assert abs(np.mean(np.linalg.norm(drawn[:, :3], axis=1) < turn) - 0.95) < 0.008
+        assert abs(np.mean(np.linalg.norm(drawn[:, 3:5], axis=1) < shift) - 0.95) < 0.008
 
 
 def test_right_poses_gain_what_the_model_predicts(fitted):

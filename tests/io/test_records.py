@@ -60,6 +60,8 @@ def make_particles(n=20, seed=0, optics=OPTICS):
         n_significant=rng.uniform(1, 100, n),
         pose_error=rng.uniform(0, 0.1, n),
         shift_error=rng.uniform(0, 1, n),
+        pose_radius=rng.uniform(0, 1, n),
+        shift_radius=rng.uniform(0, 1, n),
         reliability=rng.uniform(0, 1, n),
         pick_score=rng.normal(0, 1, n),
         junk_score=rng.uniform(0, 1, n),
@@ -75,7 +77,7 @@ def assert_equal_sets(a, b, angle=1e-8):
     assert a.columns().keys() == b.columns().keys()
     for name, column in a.columns().items():
         other = b.columns()[name]
-        if name in ("rotation", "defocus_angle", "phase_shift", "psi", "pose_error"):
+        if name in ("rotation", "defocus_angle", "phase_shift", "psi", "pose_error", "pose_radius"):
             np.testing.assert_allclose(other, column, atol=angle, err_msg=name)
         else:
             assert np.asarray(other).tolist() == np.asarray(column).tolist(), name

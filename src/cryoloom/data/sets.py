@@ -189,6 +189,8 @@ class ParticleSet(OpticsTable):
         Standard error of the pose in radians (root of the trace of the posterior covariance), `(n,)`.
     shift_error
         Standard error of the shift in Å, `(n,)`.
+    pose_radius, shift_radius
+        The truth lies within this angle (radians) and distance (Å) of pose and shift with 95 %, `(n,)`.
     reliability
         Probability that the pose is right, `(n,)`.
     pick_score, junk_score
@@ -216,6 +218,8 @@ class ParticleSet(OpticsTable):
     n_significant: np.ndarray | None = row()
     pose_error: np.ndarray | None = row()
     shift_error: np.ndarray | None = row()
+    pose_radius: np.ndarray | None = row()
+    shift_radius: np.ndarray | None = row()
     reliability: np.ndarray | None = row()
     pick_score: np.ndarray | None = row()
     junk_score: np.ndarray | None = row()

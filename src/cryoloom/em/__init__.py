@@ -33,7 +33,7 @@ Work is split over `executor.map`; every result is the same for any number of wo
 
 from cryoloom.em.accumulate import FourierSums, accumulate
 from cryoloom.em.defocus import defocus_shows, fit_defocus
-from cryoloom.em.gauss_newton import PosePriors, pose_errors, refine_poses
+from cryoloom.em.gauss_newton import PosePriors, pose_errors, pose_radii, refine_poses
 from cryoloom.em.groups import half_sets, noise_groups
 from cryoloom.em.halves import HalfPair, ball_mask, prepare_references, reference_volumes, solve_halves
 from cryoloom.em.images import ImageChunk, ImageReader, ImageSource
@@ -80,6 +80,7 @@ __all__ = [
     "noise_groups",
     "plane_points",
     "pose_errors",
+    "pose_radii",
     "pose_reliability",
     "posterior_of",
     "prepare_references",

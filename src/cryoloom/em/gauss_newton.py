@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.stats import chi2
 
 from cryoloom.contract import Executor
 from cryoloom.em.images import ImageChunk, ImageSource
@@ -203,6 +204,28 @@ def pose_errors(information: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     pose = np.sqrt(np.clip(np.trace(covariance[:, :3, :3], axis1=1, axis2=2), 0, np.pi**2))
     shift = np.sqrt(np.clip(np.trace(covariance[:, 3:5, 3:5], axis1=1, axis2=2), 0, None))
     return pose, shift
+
+
+def pose_radii(information: np.ndarray, share: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Angle (radians) and length (pixels) within which the true pose and shift lie with probability `share`.
+
+    The squared distance is a sum of squared normal deviates whose variances are the eigenvalues of the covariance;
+    its quantile is that of a scaled chi-square of equal mean and variance (Patnaik 1949,
+    doi:10.1093/biomet/36.1-2.202), exact where the eigenvalues are equal or one of them rules.
+
+    Parameters
+    ----------
+    information
+        As in `pose_errors`, `(m, 6, 6)`.
+    """
+    covariance = np.linalg.inv(information + 1e-9 * np.eye(6))
+    radii = []
+    for part, largest in ((slice(0, 3), np.pi), (slice(3, 5), np.inf)):
+        values = np.clip(np.linalg.eigvalsh(covariance[:, part, part]), 0.0, None)
+        total, square = values.sum(1), (values**2).sum(1)
+        degrees = total**2 / np.maximum(square, 1e-300)
+        radii.append(np.minimum(np.sqrt(square / np.maximum(total, 1e-300) * chi2.ppf(share, degrees)), largest))
+    return radii[0], radii[1]
 
 
 def _as_list(references: PaddedSpectrum | Sequence[PaddedSpectrum]) -> list[PaddedSpectrum]:

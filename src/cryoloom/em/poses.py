@@ -104,6 +104,8 @@ class PoseTable:
         Largest posterior of a candidate, and effective number of candidates, `(n,)`.
     pose_error, shift_error_px
         Standard errors from the curvature: root of the trace of the covariance, radians and pixels, `(n,)`.
+    pose_radius, shift_radius_px
+        The truth lies within this angle and this distance with 95 %, by the same curvature, `(n,)`.
     moved
         Turn in the last iteration, radians, `(n,)`.
     defocus_offset
@@ -122,6 +124,8 @@ class PoseTable:
     n_significant: np.ndarray
     pose_error: np.ndarray
     shift_error_px: np.ndarray
+    pose_radius: np.ndarray
+    shift_radius_px: np.ndarray
     moved: np.ndarray
     defocus_offset: np.ndarray
 
@@ -155,6 +159,8 @@ def empty_poses(n: int, half: np.ndarray) -> PoseTable:
         n_significant=np.zeros(n),
         pose_error=np.full(n, np.pi),
         shift_error_px=np.full(n, np.inf),
+        pose_radius=np.full(n, np.pi),
+        shift_radius_px=np.full(n, np.inf),
         moved=np.full(n, np.pi),
         defocus_offset=np.zeros(n),
     )

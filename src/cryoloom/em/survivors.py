@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from cryoloom.em.gauss_newton import pose_errors
+from cryoloom.em.gauss_newton import pose_errors, pose_radii
 from cryoloom.em.poses import Candidates, PoseTable, best_of, group_starts, posterior_of
 from cryoloom.geometry import pose_distance
 
@@ -60,8 +60,8 @@ def take_best(poses: PoseTable, candidates: Candidates, before: np.ndarray, symm
     poses.posterior_max[rows] = candidates.posterior[best]
     starts = group_starts(candidates.row)
     poses.n_significant[rows] = 1.0 / np.add.reduceat(candidates.posterior**2, starts)
-    pose_error, shift_error = pose_errors(information)
-    poses.pose_error[rows], poses.shift_error_px[rows] = pose_error, shift_error
+    poses.pose_error[rows], poses.shift_error_px[rows] = pose_errors(information)
+    poses.pose_radius[rows], poses.shift_radius_px[rows] = pose_radii(information)
     distance = pose_distance(torch.from_numpy(before[rows]), torch.from_numpy(poses.rotation[rows]), symmetry).numpy()
     poses.moved[rows] = np.where(poses.known[rows], distance, np.pi)
     poses.known[rows] = True

@@ -89,6 +89,8 @@ PARTICLES = (
     Column("n_significant", "cryoloomEffectivePoses", "float", ("rlnNrOfSignificantSamples",)),
     Column("pose_error", "cryoloomPoseError", "degrees"),
     Column("shift_error", "cryoloomShiftError", "float"),
+    Column("pose_radius", "cryoloomPoseRadius95", "degrees"),
+    Column("shift_radius", "cryoloomShiftRadius95", "float"),
     Column("reliability", "cryoloomReliability", "float"),
     Column("pick_score", "rlnAutopickFigureOfMerit", "float"),
     Column("junk_score", "cryoloomJunkScore", "float"),

@@ -440,8 +440,13 @@ def _widen_errors(
         square = np.einsum("ni,nij,nj->n", step, block, step) / step.shape[1]
         # particles that ran to another optimum say nothing of the width of this one
         factors.append(float(np.sqrt(1.0 + np.mean(square[square < 9.0]) if (square < 9.0).any() else 1.0)))
-    poses.pose_error[own.row] *= factors[0]
-    poses.shift_error_px[own.row] *= factors[1]
+    for column, factor in (
+        (poses.pose_error, factors[0]),
+        (poses.pose_radius, factors[0]),
+        (poses.shift_error_px, factors[1]),
+        (poses.shift_radius_px, factors[1]),
+    ):
+        column[own.row] *= factor
     return factors[0], factors[1]
 
 

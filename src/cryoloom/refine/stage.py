@@ -110,7 +110,7 @@ def _finish(
     mean = 0.5 * (halves[0] + halves[1])
     reached = source.field / max(outcome.pair.radius, 1)
     mask = soft_mask_from_map(mean, pixel_size, lowpass_resolution=max(15.0, 1.5 * reached))
-    curves = corrected_fsc(halves[0], halves[1], mask, run.generator("phases"))
+    curves = corrected_fsc(halves[0], halves[1], mask)
     covariance = curves.covariance * len(symmetry_matrices(settings.symmetry))
     crossing = locate_crossing(curves.corrected, covariance, 0.143)
     resolution = source.field / max(crossing.shell, 1e-3)
@@ -154,6 +154,8 @@ def _particles(
         n_significant=poses.n_significant.copy(),
         pose_error=poses.pose_error.copy(),
         shift_error=poses.shift_error_px * pixel_size,
+        pose_radius=poses.pose_radius.copy(),
+        shift_radius=poses.shift_radius_px * pixel_size,
         reliability=pose_reliability(poses.log_likelihood, poses.expected_gain, poses.posterior_max),
     )
 
