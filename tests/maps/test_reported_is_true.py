@@ -33,9 +33,9 @@ def particle(seed: int, rng: np.random.Generator):
     return signal, mask, noise_for(signal, mask, PIXEL, rng.uniform(3.8, 7.5))
 
 
-def deviation(half1, half2, truth, mask, pixel_size, seed, given=None) -> float:
+def deviation(half1, half2, truth, mask, pixel_size, given=None) -> float:
     """Reported over true resolution, minus 1."""
-    found = measure_global_resolution(half1, half2, pixel_size, torch.Generator().manual_seed(seed), given_mask=given)
+    found = measure_global_resolution(half1, half2, pixel_size, given_mask=given)
     fsc = fourier_shell_correlation(0.5 * (half1 + half2) * mask, truth * mask)
     return found.resolution / resolution_at(fsc, 0.5, truth.shape[0], pixel_size) - 1
 
@@ -47,7 +47,7 @@ def tight_mask(seed: int) -> float:
     halves = [signal + sigma * torch.randn(signal.shape, generator=generator) for _ in range(2)]
     low = lowpass(signal, PIXEL, 8.0)
     tight = (low > rng.uniform(0.1, 0.25) * low.max()).float()
-    return deviation(*halves, signal, mask, PIXEL, seed, given=tight)
+    return deviation(*halves, signal, mask, PIXEL, given=tight)
 
 
 def preferred_views(seed: int) -> float:
@@ -65,7 +65,7 @@ def preferred_views(seed: int) -> float:
     noise = [
         irfftn(rfftn(torch.randn(signal.shape, generator=generator), 3) * power.sqrt(), signal.shape) for _ in "12"
     ]
-    return deviation(*(signal + sigma * n for n in noise), signal, mask, PIXEL, seed)
+    return deviation(*(signal + sigma * n for n in noise), signal, mask, PIXEL)
 
 
 def over_fitted(seed: int) -> float:
@@ -85,7 +85,7 @@ def over_fitted(seed: int) -> float:
             poses = refine_poses(posed.source, [reference], every, poses, posed.noise, executor, radius=last, n_steps=3)
         halves.append(reconstruct(posed, poses, executor))
     truth = torch.from_numpy(bed.volume.data)
-    return deviation(*halves, truth, soft_mask_from_map(truth, 3.2), 3.2, seed)
+    return deviation(*halves, truth, soft_mask_from_map(truth, 3.2), 3.2)
 
 
 KINDS = {"tight mask": tight_mask, "preferred views": preferred_views, "over-fitted": over_fitted}

@@ -2,7 +2,9 @@
 
 Chen et al. 2013 (doi:10.1016/j.ultramic.2013.06.004): phases beyond some shell are replaced by random ones in each
 half, so whatever correlation is left behind the mask there (`FSC_n`) comes from the mask; the signal's is
-`(FSC_t - FSC_n) / (1 - FSC_n)`.
+`(FSC_t - FSC_n) / (1 - FSC_n)`. No phases are drawn: what is expected of random ones follows from the
+amplitudes. Random parts of the two halves share nothing, so all they share behind the mask is what it spreads of the
+shells below, and their power behind it is their power spectrum spread by the mask's. So chance does not enter `FSC_n`.
 
 Nearly all that a mask brings in is strong low-resolution signal that it spreads over weak outer shells. Both halves are
 therefore divided by their common radial amplitude before they are masked (filter, then mask: the idea of Penczek 2020,
@@ -16,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cryoloom.fourier import irfftn, rfftn, shell_index, shell_sum
 from cryoloom.maps.filter import filter_map, shell_gain
 from cryoloom.maps.freedom import fsc_noise_covariance
-from cryoloom.maps.fsc import fourier_shell_correlation
-from cryoloom.maps.randomise import randomise_phases
+from cryoloom.maps.fsc import cross_and_powers, fourier_shell_correlation
 from cryoloom.maps.spectrum import radial_power
 
 
@@ -32,7 +34,7 @@ class CorrectedFsc:
     unmasked, masked
         Of the maps as they are, and as they are behind the mask.
     masked_flat, phase_randomised
-        Behind the mask after their radial amplitudes were made flat, and the same with random phases.
+        Behind the mask after their radial amplitudes were made flat, and what is expected of it with random phases.
     corrected
         `(masked_flat - phase_randomised) / (1 - phase_randomised)`; below `correct_shell` it is `masked_flat`.
     covariance
@@ -62,10 +64,8 @@ def corrected_fsc(
     half1: Tensor,
     half2: Tensor,
     mask: Tensor,
-    generator: torch.Generator,
     *,
     randomise_below: float = 0.8,
-    n_draws: int = 3,
 ) -> CorrectedFsc:
     """Mask-corrected FSC of half maps `(d, h, w)`.
 
@@ -73,12 +73,8 @@ def corrected_fsc(
     ----------
     half1, half2, mask
         `(d, h, w)`; the mask in [0, 1].
-    generator
-        CPU generator of the random phases.
     randomise_below
         Phases are randomised from the shell at which the FSC without mask falls below this.
-    n_draws
-        Sets of random phases over which `FSC_n` is averaged.
     """
     shape = tuple(half1.shape)
     unmasked = fourier_shell_correlation(half1, half2).cpu().numpy()
@@ -89,12 +85,7 @@ def corrected_fsc(
     reach = mask_reach(mask)
     start = choose_randomisation_shell(unmasked, randomise_below)
     first = min(start + reach, n)
-    draws = np.zeros((n_draws, n))
-    for i in range(n_draws):
-        random1 = randomise_phases(flat1, start, generator) * mask
-        random2 = randomise_phases(flat2, start, generator) * mask
-        draws[i] = fourier_shell_correlation(random1, random2).cpu().numpy()
-    randomised = draws.mean(0)
+    randomised = expected_randomised_fsc(flat1, flat2, mask, start)
     corrected = masked_flat.copy()
     # A noise curve below 0 is chance; it must not raise the signal's.
     noise = np.clip(randomised[first:], 0.0, 0.999)
@@ -113,6 +104,21 @@ def corrected_fsc(
         randomise_shell=start,
         correct_shell=first,
     )
+
+
+def expected_randomised_fsc(half1: Tensor, half2: Tensor, mask: Tensor, from_shell: int) -> np.ndarray:
+    """FSC expected of masked halves whose phases were random from a shell on, `(n,)`; halves `(d, h, w)`."""
+    shape = tuple(half1.shape)
+    below = shell_index(shape, device=half1.device) < from_shell
+    spread = _autocorrelation(rfftn(mask.to(half1.dtype), 3), shape)
+    kept, power = [], []
+    for half in (half1, half2):
+        dft = rfftn(half, 3)
+        kept.append(rfftn(irfftn(dft * below, shape) * mask, 3))
+        random = rfftn(_autocorrelation(dft * ~below, shape) * spread, 3).real / half.numel()
+        power.append(shell_sum(random.clamp_min(0), shape) + cross_and_powers(kept[-1], kept[-1], shape)[1])
+    shared = cross_and_powers(kept[0], kept[1], shape)[0]
+    return (shared / (power[0] * power[1]).sqrt().clamp_min(1e-300)).cpu().numpy()
 
 
 def flatten_amplitudes(half1: Tensor, half2: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,3 +143,9 @@ def mask_reach(mask: Tensor) -> int:
     ndim = mask.ndim
     radius = (3 * volume / (4 * math.pi)) ** (1 / 3) if ndim == 3 else math.sqrt(volume / math.pi)
     return max(2, math.ceil(max(mask.shape) / max(2 * radius, 1.0)))
+
+
+def _autocorrelation(dft: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Cyclic autocorrelation of the map that a half spectrum belongs to."""
+    power = dft.real**2 + dft.imag**2
+    return irfftn(power.to(dft.dtype), shape)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from cryoloom.maps.corrected import CorrectedFsc, corrected_fsc
@@ -47,7 +46,6 @@ def measure_global_resolution(
     half1: Tensor,
     half2: Tensor,
     pixel_size: float,
-    generator: torch.Generator,
     *,
     given_mask: Tensor | None = None,
     threshold: float = 0.143,
@@ -61,8 +59,6 @@ def measure_global_resolution(
         Unfiltered and unmasked.
     pixel_size
         Å.
-    generator
-        Of the random phases that correct for the mask.
     given_mask
         Chooses which density is meant; see `standard_mask`.
     threshold
@@ -71,7 +67,7 @@ def measure_global_resolution(
         Operators of the point group imposed on the maps: so many Fourier coefficients are copies of one.
     """
     found = standard_mask(half1, half2, pixel_size, given_mask)
-    return resolution_behind(half1, half2, pixel_size, found, generator, threshold=threshold, n_copies=n_copies)
+    return resolution_behind(half1, half2, pixel_size, found, threshold=threshold, n_copies=n_copies)
 
 
 def resolution_behind(
@@ -79,15 +75,13 @@ def resolution_behind(
     half2: Tensor,
     pixel_size: float,
     mask: MaskFromMap,
-    generator: torch.Generator,
     *,
     threshold: float = 0.143,
     n_copies: int = 1,
 ) -> GlobalResolution:
     """The same behind a mask that is taken as it is."""
     box = max(half1.shape)
-    # Shells of a large box hold so many coefficients that one set of random phases says enough.
-    curves = corrected_fsc(half1, half2, mask.mask, generator, n_draws=3 if box < 160 else 1)
+    curves = corrected_fsc(half1, half2, mask.mask)
     covariance = curves.covariance * n_copies
     crossing = locate_crossing(curves.corrected, covariance, threshold)
     worst, best = (box * pixel_size / shell for shell in crossing.interval(len(curves.corrected)))

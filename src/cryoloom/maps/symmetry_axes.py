@@ -67,7 +67,7 @@ def find_symmetry_frame(
     symmetry
         The group that the map is known to have; C1 has no axes.
     resolution
-        Finest detail to compare, Å; 10 Å or three pixels by default.
+        Finest detail to compare, Å; 10 Å or 2.2 pixels by default. Shells weigh as much as their copies share.
     n_candidates
         Main axes of the search that are refined.
 
@@ -79,7 +79,7 @@ def find_symmetry_frame(
     operators = symmetry_matrices(symmetry).numpy()
     if len(operators) == 1:
         raise ValueError("symmetry: expected a group with axes, got C1")
-    radii = _ladder(volume, pixel_size, resolution or max(10.0, 3 * pixel_size))
+    radii = _ladder(volume, pixel_size, resolution or max(10.0, 2.2 * pixel_size))
     body = find_mask(volume, pixel_size, lowpass_resolution=max(20.0, 4 * pixel_size), extend=4.0, edge=6.0).mask
     start = _centre_of_mass(volume, body)
     white = flatten_amplitudes(volume * body, volume * body)[0]

@@ -45,7 +45,7 @@ def postprocess_map(
 
     found = _find_mask(a, b, mean, pixel_size, settings)
     body = found.mask if mask is None else torch.from_numpy(np.array(mask.data, dtype=np.float32)).to(device)
-    curves = corrected_fsc(a, b, body, run.generator("phases"), randomise_below=settings.randomise_below)
+    curves = corrected_fsc(a, b, body, randomise_below=settings.randomise_below)
     n_copies = len(symmetry_matrices(settings.symmetry))
     covariance = curves.covariance * n_copies
     crossing = locate_crossing(curves.corrected, covariance, settings.fsc_threshold)

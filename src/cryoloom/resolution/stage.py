@@ -37,7 +37,7 @@ def measure_resolution(
         find_mask(0.5 * (a + b), pixel_size).mask if mask is None else torch.from_numpy(np.array(mask.data, np.float32))
     )
 
-    curves = corrected_fsc(a, b, body, run.generator("phases"))
+    curves = corrected_fsc(a, b, body)
     crossing = locate_crossing(curves.corrected, curves.covariance * len(symmetry_matrices(settings.symmetry)))
     resolution = box * pixel_size / crossing.shell
     worst, best = (box * pixel_size / shell for shell in crossing.interval(len(curves.corrected)))

@@ -30,7 +30,7 @@ def restore_map(
     body = (
         find_mask(0.5 * (a + b), pixel_size).mask if mask is None else torch.from_numpy(np.array(mask.data, np.float32))
     )
-    curves = corrected_fsc(a, b, body, run.generator("phases"))
+    curves = corrected_fsc(a, b, body)
     crossing = locate_crossing(curves.corrected, curves.covariance)
     resolution = box * pixel_size / crossing.shell
     bfactor = 0.0

@@ -69,9 +69,7 @@ def check_half_maps(
 ) -> HalfMaps:
     """Answer all items that need nothing but the half maps."""
     n_copies = len(symmetry_matrices(symmetry))
-    found = measure_global_resolution(
-        half1, half2, pixel_size, run.generator("phases"), given_mask=given_mask, n_copies=n_copies
-    )
+    found = measure_global_resolution(half1, half2, pixel_size, given_mask=given_mask, n_copies=n_copies)
     _answer_resolution(found, report)
     _answer_mask(half1, half2, pixel_size, given_mask, found, n_copies, run, report)
     _answer_curve(found, pixel_size, half1.shape[0], report)
@@ -144,7 +142,7 @@ def _answer_mask(
     behind = found
     if given is not None:
         as_given = MaskFromMap(given, found.mask.threshold, 0.0, 0.0, 0.0, 0.0, 0)
-        behind = resolution_behind(half1, half2, pixel_size, as_given, run.generator("given"), n_copies=n_copies)
+        behind = resolution_behind(half1, half2, pixel_size, as_given, n_copies=n_copies)
     check = check_mask(half1, half2, chosen, found.mask.mask, pixel_size, found.resolution)
     cut = check.cut_fraction > 0.02
     whose = "The mask" if given is None else "The given mask"
