@@ -13,7 +13,7 @@ from cryoloom.geometry import random_rotations
 from cryoloom.project.figures import save_figure
 from cryoloom.report.draw import draw_figure
 from cryoloom.report.job import split_series, write_job_report
-from cryoloom.report.labels import duration, rank_warnings
+from cryoloom.report.labels import duration, rank_warnings, with_title
 from cryoloom.report.page import make_piece
 from cryoloom.report.pictures import surface_pictures
 from cryoloom.report.plots import format_value
@@ -49,9 +49,13 @@ def all_figures() -> list[Figure]:
         "pixel_size": 2.0,
     }
     classes = {"images": rng.normal(size=(5, 16, 16)), "labels": [f"c{i}" for i in range(5)]}
+    planes = rng.normal(5, 1, size=(3, 16, 16))
+    planes[:, :4] = np.nan
+    one_scale = {"images": planes, "labels": ["xy", "xz", "yz"], "scale": "local resolution (Å)"}
     return [
         Figure("fsc", "curves", "FSC", "Look at 0.143.", "Resolution", "FSC", curve),
         Figure("picks_1", "image", "Picks", data=picks),
+        Figure("scaled", "gallery", "On one scale", data=one_scale),
         Figure("classes", "gallery", "Classes", data=classes),
         Figure("scores", "histogram", "Scores", data={"values": rng.normal(size=300), "lines": {"threshold": 1.0}}),
         Figure("track", "scatter", "Track", data={"x": x, "y": x**2, "values": x, "connect": True}),
@@ -192,6 +196,11 @@ def test_even_views_have_density_one_everywhere():
     np.testing.assert_allclose(direction_density(rotations[:, :, 2], places), 1.0, atol=0.15)
     top = np.repeat(np.array([[0.0, 0.0, 1.0]]), 10, axis=0)
     assert direction_density(top, places)[0] > 100 and direction_density(top, places)[1] < 1e-6
+
+
+def test_messages_begin_with_the_heading_of_their_step():
+    assert with_title("abinitio: 3 starts met") == "First map: 3 starts met"
+    assert with_title("Note: this is no step") == "Note: this is no step" and with_title("refine") == "refine"
 
 
 def test_numbers_are_written_for_people():

@@ -26,7 +26,8 @@ class Figure:
           label -> (2, n)]. With `resolution_axis=True`, `x` is a frequency in 1/Å and is labelled in Å.
         - `image`: `image` (h, w) [`pixel_size` Å, `points` (n, 2) pixels yx, `values` (n,), `radius` pixels,
           `overlay` (h, w) in [0, 1]].
-        - `gallery`: `images` (n, h, w) [`labels` (n,) strings, `columns`].
+        - `gallery`: `images` (n, h, w) [`labels` (n,) strings, `columns`]; each on its own grey scale, or, with
+          `scale` naming their values with unit, all on one colour scale where NaN stays blank.
         - `histogram`: `values` (n,) [`lines` mapping label -> value].
         - `scatter`: `x` (n,), `y` (n,) [`values` (n,), `connect` bool].
         - `orientations`: `rotations` (n, 3, 3).

@@ -73,6 +73,12 @@ def stage_title(stage: str) -> tuple[str, str]:
     return STAGE_WORDS.get(stage, (stage.capitalize(), ""))
 
 
+def with_title(text: str) -> str:
+    """A message that begins with the name of a command begins with the heading of its step instead."""
+    stage, colon, said = text.partition(": ")
+    return f"{STAGE_WORDS[stage][0]}: {said}" if colon and stage in STAGE_WORDS else text
+
+
 def key_figures(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     """Label, value, unit and a small note (the 95 % interval) of the figures that matter, in order."""
     cards = []

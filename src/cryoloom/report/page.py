@@ -59,6 +59,8 @@ def _body(figure: Figure) -> str:
         return table_html(figure.data["columns"])
     if figure.kind == "volume":
         return volume_html(figure)
+    if figure.kind == "gallery" and figure.data.get("scale"):
+        return _raster(draw_figure(figure), figure.title, dpi=120, lossy=False)
     if figure.kind == "gallery":
         return gallery_html(figure)
     if figure.kind == "image":

@@ -11,7 +11,7 @@ from matplotlib.patches import Circle, Rectangle
 from PIL import Image
 
 from cryoloom.contract import Figure
-from cryoloom.report.style import INK, PALETTE, new_figure
+from cryoloom.report.style import INK, PALETTE, SEQUENTIAL, new_figure
 from cryoloom.report.surface import (
     oblique_rotation,
     render_surface,
@@ -73,7 +73,9 @@ def draw_image(figure: Figure) -> MplFigure:
 
 
 def draw_gallery(figure: Figure) -> MplFigure:
-    """Small images side by side, each with its own grey scale."""
+    """Small images side by side, each with its own grey scale, or all on one scale of colours."""
+    if figure.data.get("scale"):
+        return _draw_on_one_scale(figure)
     images = np.asarray(figure.data["images"], dtype=np.float32)
     labels = figure.data.get("labels")
     n = len(images)
@@ -95,6 +97,36 @@ def draw_gallery(figure: Figure) -> MplFigure:
                 axes.set_title(text if len(text) <= room else "…" + text[-room + 1 :], fontsize=8, pad=2, color=INK)
     drawn.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
     return drawn
+
+
+def _draw_on_one_scale(figure: Figure) -> MplFigure:
+    """A row of images of one quantity, with the bar of its colours; NaN is blank."""
+    images = np.asarray(figure.data["images"], dtype=np.float32)
+    labels = figure.data.get("labels") or [""] * len(images)
+    values = images[np.isfinite(images)]
+    low, middle, high = np.quantile(values, [0.01, 0.5, 0.99]) if values.size else (0.0, 0.5, 1.0)
+    # Differences of a few per cent must not fill the whole scale.
+    spare = max(0.0, 0.15 * abs(middle) - (high - low)) / 2
+    low, high = low - spare, high + spare
+    images = _without_margin(images)
+    drawn = new_figure(9.6, 9.6 / (len(images) + 0.35) * images.shape[1] / images.shape[2] + 0.25)
+    grid = drawn.subplots(1, len(images), squeeze=False)[0]
+    for axes, image, label in zip(grid, images, labels, strict=True):
+        shown = axes.imshow(image, cmap=f"{SEQUENTIAL}_r", vmin=low, vmax=high, origin="lower")
+        axes.set_title(str(label), fontsize=9)
+        axes.axis("off")
+    bar = drawn.colorbar(shown, ax=list(grid), fraction=0.025, pad=0.01, shrink=0.8, label=str(figure.data["scale"]))
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    return drawn
+
+
+def _without_margin(images: np.ndarray) -> np.ndarray:
+    """Images `(n, h, w)` cropped alike to where any of them is finite, and two pixels more."""
+    finite = np.isfinite(images).any(axis=0)
+    if not finite.any():
+        return images
+    (top, left), (bottom, right) = (np.argwhere(finite).min(0) - 2).clip(0), np.argwhere(finite).max(0) + 3
+    return images[:, top:bottom, left:right]
 
 
 def draw_volume(figure: Figure) -> MplFigure:

@@ -9,7 +9,7 @@ import cryoloom
 from cryoloom.project.figures import load_figures
 from cryoloom.project.files import read_json
 from cryoloom.report.job import JobView, headline, maps_of, view_of_job, write_page
-from cryoloom.report.labels import key_figures, rank_warnings, verdict_words
+from cryoloom.report.labels import key_figures, rank_warnings, verdict_words, with_title
 from cryoloom.report.page import environment, hero_picture
 from cryoloom.report.record import cards_of, write_record
 from cryoloom.report.views import write_views
@@ -46,7 +46,8 @@ def write_project_report(folder: Path, jobs: Sequence[Path] | None = None) -> Pa
         said, kind = verdict_words(str(top["verdict"]), is_map=True)
     else:
         said, kind = "Not finished", "care"
-    collected = list(summary.get("warnings", []))
+    reasons = [with_title(str(reason)) for reason in top.get("reasons", [])]
+    collected = [with_title(str(text)) for text in summary.get("warnings", [])]
     for view in views:
         collected += [
             f"{view.title}: {text}" for _, text in view.warnings if not any(known.endswith(text) for known in collected)
@@ -57,7 +58,7 @@ def write_project_report(folder: Path, jobs: Sequence[Path] | None = None) -> Pa
         {
             "project": folder.resolve().name,
             "verdict": top.get("verdict"),
-            "reasons": [str(reason) for reason in top.get("reasons", [])],
+            "reasons": reasons,
             "key_figures": cards_of(key_figures(top)),
             "warnings": [text for _, text in rank_warnings(collected)],
             "steps": [
@@ -85,7 +86,7 @@ def write_project_report(folder: Path, jobs: Sequence[Path] | None = None) -> Pa
             verdict_class=kind,
             verdict_words=said,
             headline=headline("postprocess", top, "No map" if "verdict" in top else "No map yet"),
-            reasons=[str(reason) for reason in top.get("reasons", [])],
+            reasons=reasons,
             cards=key_figures(top),
             warnings=rank_warnings(collected),
             jobs=views,

@@ -111,14 +111,16 @@ def _sampling_summary(particles: ParticleSet, symmetry: str, run: Run, reasons: 
         )
         reasons.append(advice)
         run.warn(advice)
+    rotations = np.asarray(particles.rotation)[:: len(operators) * len(views) // 20_000 + 1]
     run.show(
         Figure(
             name="views",
             kind="orientations",
             title="Directions from which the particles are seen",
             caption=f"Sampling factor {sampling.scf:.2f} (1 for even views, 0.81 for side views only); "
-            f"{100 * sampling.unsampled:.0f} % of Fourier space is not sampled.",
-            data={"rotations": np.asarray(particles.rotation)[:20_000]},
+            f"{100 * sampling.unsampled:.0f} % of Fourier space is not sampled."
+            + (f" All equal views of {symmetry} are drawn." if len(operators) > 1 else ""),
+            data={"rotations": (operators[:, None] @ rotations).reshape(-1, 3, 3)},
         )
     )
     return {
@@ -159,8 +161,13 @@ def _show(
             name="local_slices",
             kind="gallery",
             title="Local resolution in the central slices",
-            caption="Dark is fine, bright is coarse; black outside the mask.",
-            data={"images": np.nan_to_num(np.stack(planes), nan=0.0), "labels": ["xy", "xz", "yz"], "columns": 3},
+            caption="Bright is fine, dark is coarse; blank outside the mask.",
+            data={
+                "images": np.stack(planes),
+                "labels": ["xy", "xz", "yz"],
+                "columns": 3,
+                "scale": "local resolution (Å)",
+            },
         )
     )
     run.show(
