@@ -6,49 +6,22 @@ by hand with other settings. What the user does not say is found on the way: dia
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cryoloom.contract import InputError, TooManyFailures, WorkFailed
-from cryoloom.pipeline.api import plan_stage, run_stage_with_report
+from cryoloom.pipeline.api import plan_stage
+from cryoloom.pipeline.picking_rounds import find_particles
 from cryoloom.pipeline.settings import RUN, RunSettings
 from cryoloom.pipeline.verdict import join_verdicts
 from cryoloom.pipeline.watch import Watch, follow
+from cryoloom.pipeline.way import Way
 from cryoloom.project.files import read_json, write_json
 from cryoloom.project.folder import create_project
 from cryoloom.project.progress import NoProgress, ProgressSink
-from cryoloom.project.registry import find_stage
 from cryoloom.project.runner import JobResult, make_settings
 
 _OPTICS = ("pixel_size", "voltage_kv", "cs_mm", "amplitude_contrast")
-
-
-@dataclass
-class Way:
-    """A run under way: the project, how to compute, and the jobs that are done."""
-
-    root: Path
-    settings: RunSettings
-    options: dict[str, Any]
-    sink: ProgressSink
-    jobs: list[JobResult] = field(default_factory=list)
-
-    def step(self, stage: str, inputs: Mapping[str, Any], *, growing: str | None = None, **settings: Any) -> JobResult:
-        """Run one stage as a job of the project, or take its result when it was done before."""
-        given = {name: value for name, value in settings.items() if value is not None}
-        options = self.options
-        if not find_stage(stage).uses_gpu and (options["require_gpu"] or options["device"] != "cpu"):
-            options = {**options, "device": "cpu", "require_gpu": False}
-            self.sink.message(f"{stage}: runs on the CPU only in this version")
-        job = run_stage_with_report(stage, inputs, given, sink=self.sink, growing=growing, **options)
-        self.jobs = [*(done for done in self.jobs if done.folder != job.folder), job]
-        done = "was done before" if job.resumed else f"done in {job.summary.get('seconds', 0):.0f} s"
-        counts = (
-            f", {job.summary['n_out']} of {job.summary['n_in']} kept" if job.summary.get("n_out") is not None else ""
-        )
-        self.sink.message(f"{stage}: {done}{counts} ({job.folder.relative_to(self.root)})")
-        return job
 
 
 def run_pipeline(
@@ -213,37 +186,9 @@ def _watch_movies(way: Way, inputs: Mapping[str, Any], watch: Watch, started: fl
 
 
 def _micrographs_to_map(way: Way, micrographs: Path) -> JobResult | None:
-    """Pick, look at the particles in 2D, pick again with what was seen, then go to 3D."""
-    diameter = way.settings.diameter
-    extent: float | None = None
-    references: dict[str, Any] = {}
-    selected: Path | None = None
-    n_best = -1
-    for _ in range(way.settings.rounds_of_picking):
-        picks = way.step("pick", {"micrographs": micrographs, **references}, diameter=diameter)
-        if picks.summary["n_out"] == 0:
-            break
-        found = extent or diameter or picks.summary["diameter"]
-        particles = way.step(
-            "extract",
-            {"micrographs": micrographs, "picks": picks["picks"]},
-            diameter=found,
-            target_pixel_size=_pixel_size_2d(found),
-        )
-        circle = 1.25 * extent if extent else 1.3 * found
-        classes = way.step("class2d", {"particles": particles["particles"]}, mask_diameter=circle)
-        n_selected = classes.summary["n_out"]
-        if n_selected > n_best:
-            n_best, selected = n_selected, classes["selected"]
-        if n_selected == 0:
-            break
-        extent = way.settings.diameter or max(found, classes.summary.get("particle_diameter") or 0.0)
-        diameter = diameter or picks.summary["diameter"]
-        references = {"references": classes.folder / "class_averages_selected.mrcs"}
-    if selected is None or n_best == 0:
-        way.sink.message("No particles were found that look like particles in 2D.", warning=True)
-        return None
-    return _particles_to_map(way, selected, micrographs, extent)
+    """Find the particles in rounds of picking and 2D classes, then go to 3D."""
+    found = find_particles(way, micrographs)
+    return None if found is None else _particles_to_map(way, found.particles, micrographs, found.diameter)
 
 
 def _particles_to_map(way: Way, particles: Path, micrographs: Path | None, diameter: float | None) -> JobResult | None:
@@ -273,11 +218,6 @@ def _particles_to_map(way: Way, particles: Path, micrographs: Path | None, diame
     final = way.step("postprocess", halves, symmetry=symmetry)
     way.step("resolution", {**halves, "mask": final["mask"], "particles": refined["particles"]}, symmetry=symmetry)
     return final
-
-
-def _pixel_size_2d(diameter: float) -> float:
-    """Å per pixel that shows secondary structure in 2D with few pixels: a fortieth of the particle, 2 to 3.5 Å."""
-    return min(3.5, max(2.0, diameter / 40))
 
 
 def _write_summary(way: Way, started: float, final: JobResult | None = None) -> dict[str, Any]:

@@ -19,8 +19,9 @@ class RunSettings(Settings):
     symmetry: str = setting("C1", "Point group: C1, Cn, Dn, T, O, I")
     diameter: float | None = setting(None, "Diameter of the particle", unit="Å", gt=0)
     rounds_of_picking: int = setting(
-        2,
-        "Picking rounds: the first without references, later ones with the data's own averages",
+        3,
+        "Most rounds of picking: the first without references, later ones with the data's own averages, until 2D "
+        "classification moves the picks no more",
         ge=1,
         le=4,
         expert=True,

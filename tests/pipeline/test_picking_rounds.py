@@ -1,0 +1,63 @@
+"""Which round of picking counts, when rounds end, and that what goes on is centred and each particle once."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from cryoloom.data import Optics, ParticleSet
+from cryoloom.io.records import write_particles
+from cryoloom.pipeline.picking_rounds import find_particles
+from cryoloom.pipeline.settings import RunSettings
+from cryoloom.project.runner import JobResult
+
+DIAMETER = 200.0
+
+
+class Scripted:
+    """A way whose rounds end as told: particles kept by the classes, and how far they were moved in diameters."""
+
+    def __init__(self, root: Path, rounds: list[tuple[int, float]], **settings):
+        self.root, self.rounds, self.settings = root, rounds, RunSettings(**settings)
+        self.asked: list[tuple[str, dict, dict]] = []
+        self.sink = SimpleNamespace(message=lambda *args, **kwargs: None)
+
+    def step(self, stage, inputs, **settings):
+        self.asked.append((stage, inputs, settings))
+        number = sum(name == "pick" for name, _, _ in self.asked) - 1
+        n, moved = self.rounds[number]
+        outputs = {}
+        if stage == "particles unique":
+            rows = ParticleSet(
+                image_path=np.full(n, "a.mrcs"), image_index=np.arange(n), optics=(Optics(pixel_size=1.0),),
+                optics_index=np.zeros(n, np.int64), shift=np.tile([0.0, moved * DIAMETER], (n, 1)),
+            )  # fmt: skip
+            outputs["particles"] = self.root / f"unique{number}.star"
+            write_particles(rows, outputs["particles"])
+        else:
+            outputs = {name: self.root / f"{stage}{number}" for name in ("picks", "particles", "selected")}
+        summary = {"n_out": n, "diameter": DIAMETER, "particle_diameter": DIAMETER}
+        return JobResult(self.root, summary, outputs)
+
+
+@pytest.mark.parametrize(
+    "rounds, n_rounds, taken",
+    [
+        ([(300, 0.3), (200, 0.01), (1, 1)], 2, 1),  # settled after the second
+        ([(300, 0.3), (200, 0.2), (150, 0.1)], 3, 2),  # each better placed than the one before
+        ([(300, 0.0), (40, 0.0), (1, 1)], 2, 0),  # the second lost nearly all
+        ([(300, 0.3), (0, 0.0), (1, 1)], 2, 0),
+    ],
+)
+def test_the_last_round_counts_unless_it_lost_the_particles(tmp_path, rounds, n_rounds, taken):
+    way = Scripted(tmp_path, rounds)
+    found = find_particles(way, tmp_path / "micrographs.star")
+    assert sum(stage == "pick" for stage, _, _ in way.asked) == n_rounds
+    stage, inputs, _ = way.asked[-1]
+    assert stage == "extract" and inputs["particles"].name == f"unique{taken}.star"
+    assert found.diameter == DIAMETER
+
+
+def test_without_good_classes_nothing_is_found(tmp_path):
+    assert find_particles(Scripted(tmp_path, [(0, 0.0)]), tmp_path / "micrographs.star") is None
