@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from cryoloom.contract import Figure, Input, InputError, Settings, StageDeclaration, TooManyFailures, setting, stage
 from cryoloom.data import VolumeMap
+from cryoloom.io.map_file import write_map
 from cryoloom.project import registry
 from cryoloom.project.folder import create_project
 from cryoloom.project.index import list_jobs
@@ -242,3 +244,26 @@ def test_a_stage_without_gpu_kernels_says_so(tmp_path, volume, monkeypatch):
         with pytest.raises(InputError, match="CPU only"):
             run_stage("double", {"map": volume}, out=tmp_path / "job", **options)
     assert run_stage("double", {"map": volume}, out=tmp_path / "job").summary["device"] == "cpu"
+
+
+def test_a_copied_project_knows_its_jobs_whatever_times_its_files_have(tmp_path, volume):
+    def way(root, source):
+        project = create_project(root)
+        first = run_stage("double", {"map": source}, project=project, device="cpu")
+        return first, run_stage("double", {"map": first["doubled"]}, {"factor": 3}, project=project, device="cpu")
+
+    large = tmp_path / "large.mrc"
+    write_map(VolumeMap(np.arange(48**3, dtype=np.float32).reshape(48, 48, 48), 1.5), large)
+    first, second = way(tmp_path / "project", large)
+    assert first["doubled"].stat().st_size > 300_000 and not second.resumed
+    shutil.copytree(tmp_path / "project", tmp_path / "copy", copy_function=shutil.copyfile)
+    copied = tmp_path / "copy" / first["doubled"].relative_to(tmp_path / "project")
+    assert copied.stat().st_mtime_ns != first["doubled"].stat().st_mtime_ns
+    again = way(tmp_path / "copy", large)
+    assert [job.resumed for job in again] == [True, True]
+    # one changed byte between the sampled blocks of the same file makes another input
+    with copied.open("r+b") as file:
+        file.seek(copied.stat().st_size // 2 + 17)
+        file.write(b"x")
+    changed = run_stage("double", {"map": copied}, {"factor": 3}, project=create_project(tmp_path / "copy"))
+    assert not changed.resumed

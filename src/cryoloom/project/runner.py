@@ -23,7 +23,7 @@ from cryoloom.compute.threads import thread_budget
 from cryoloom.contract import CryoloomError, InputError, Settings, StageDeclaration, WorkFailed
 from cryoloom.project.files import plain, read_json, write_json
 from cryoloom.project.folder import Project, find_project, is_unused, read_record
-from cryoloom.project.identity import file_identity, folder_identity
+from cryoloom.project.identity import input_identity
 from cryoloom.project.job import JobRun
 from cryoloom.project.progress import NoProgress, ProgressSink
 from cryoloom.project.registry import find_stage
@@ -105,10 +105,7 @@ def job_key(
 ) -> str:
     """Hash of what a job is: stage, settings, seed and the identities of its input files but of a growing one."""
     identities = {
-        name: [
-            file_identity(path) if path.is_file() else folder_identity(path, leave_out=declaration.name)
-            for path in input_paths(value)
-        ]
+        name: [input_identity(path, leave_out=declaration.name) for path in input_paths(value)]
         for name, value in inputs.items()
         if name != growing
     }
