@@ -46,6 +46,14 @@ def bead_cloud(mass_kda: float, axes: tuple[float, float, float], seed: int) -> 
     return beads - beads.mean(0)
 
 
+def bead_shell(mass_kda: float, outer: float, inner: float, seed: int) -> np.ndarray:
+    """Beads of a hollow particle between two radii in Å, `(n, 3)`, one bead per kDa."""
+    rng = np.random.default_rng(seed)
+    direction = rng.normal(size=(int(mass_kda), 3))
+    radius = rng.uniform(inner**3, outer**3, len(direction)) ** (1 / 3)
+    return direction / np.linalg.norm(direction, axis=1, keepdims=True) * radius[:, None]
+
+
 def extent(beads: np.ndarray) -> float:
     """Diameter in Å of the smallest centred sphere that holds nearly all beads."""
     return 2 * float(np.quantile(np.linalg.norm(beads, axis=1), 0.98)) + 10.0
@@ -62,6 +70,7 @@ def simulate(
     low_frequency_rise: float = 1.0,
     junk: bool = False,
     extra: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
+    n_aggregates: int = 0,
     gradient: float = 0.0,
     seed: int = 0,
     spacing: float = 1.05,
@@ -84,13 +93,18 @@ def simulate(
         grid_y, grid_x, defocus_u=defocus, defocus_v=defocus, defocus_angle=0.0, bfactor=60.0, **optics
     ).numpy()
     junk_mask = np.zeros(shape, dtype=bool)
+    signal_level = signal.max()
     if junk:
-        contamination, junk_mask = _contamination(rng, shape, diameter / pixel_size, signal.max())
+        contamination, junk_mask = _contamination(rng, shape, diameter / pixel_size, signal_level)
         signal = signal + contamination
     if extra is not None:  # carbon, crystals, and the texture of carbon
         carbon, crystals, texture = extra
-        signal = signal + signal.max() * (carbon * (1.5 + 1.2 * texture) + 8 * crystals)
+        signal = signal + signal_level * (carbon * (1.5 + 1.2 * texture) + 8 * crystals)
         junk_mask = carbon | crystals
+    if n_aggregates:
+        clumps, clumps_mask = _aggregates(rng, shape, diameter / pixel_size, signal_level, n_aggregates)
+        signal = signal + clumps
+        junk_mask = junk_mask | clumps_mask
     seen = scipy.fft.irfft2(scipy.fft.rfft2(signal.astype(np.float32)) * transfer, s=shape)
     noise = _noise(rng, shape, low_frequency_rise, pixel_size)
     clean = inside & ~junk_mask
@@ -174,8 +188,16 @@ def _contamination(rng, shape, diameter_px, level):
         inside = np.hypot(yy - y, xx - x) < r
         extra += 8 * level * inside
         mask |= np.hypot(yy - y, xx - x) < r + 0.3 * diameter_px
-    for _ in range(3):
-        y, x = rng.uniform(0, h), rng.uniform(0, w)
+    clumps, clumps_mask = _aggregates(rng, shape, diameter_px, level, 3)
+    return extra + clumps, mask | clumps_mask
+
+
+def _aggregates(rng, shape, diameter_px, level, n):
+    """Clumps of 25 blobs each, and the mask of where a blob has more than 0.3 of its height."""
+    yy, xx = np.mgrid[: shape[0], : shape[1]]
+    extra, mask = np.zeros(shape), np.zeros(shape, dtype=bool)
+    for _ in range(n):
+        y, x = rng.uniform(0, shape[0]), rng.uniform(0, shape[1])
         for _ in range(25):
             dy, dx = rng.normal(scale=1.3 * diameter_px, size=2)
             spot = np.exp(-((yy - y - dy) ** 2 + (xx - x - dx) ** 2) / (2 * (0.3 * diameter_px) ** 2))

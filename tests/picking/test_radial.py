@@ -44,6 +44,30 @@ def test_the_extent_is_that_of_the_particle_whatever_its_shape(axes):
     assert 0.85 < template.extent / truth.diameter < 1.25
 
 
+@pytest.mark.parametrize("inner", [0.0, 40.0])
+def test_hollow_particles_get_a_hollow_template_and_solid_ones_do_not(inner):
+    beads = picking_bed.bead_shell(480, 62.0, inner, 2)
+    rng = np.random.default_rng(0)
+    parts = []
+    for i in range(2):
+        truth = picking_bed.simulate(
+            beads, shape=(1000, 1000), n_particles=40, snr=0.1, seed=i, defocus=9_000 + 9_000 * i
+        )
+        place = truth.position_px + rng.normal(0, 3 / 1.5, truth.position_px.shape)
+        transfer = Transfer(truth.defocus, truth.defocus, 0.0, 0.0, 300.0, 2.7, 0.1)
+        parts.append(
+            measure_shape(torch.from_numpy(truth.image), 1.5, transfer, 115.0, place, dark=True, distance=50.0)
+        )
+    template = fit_template(parts, 115.0)
+    density = sum(m / d**3 * (np.array([20.0, 100.0]) < d) for d, m in zip(*_balls(template), strict=True))
+    assert (density[0] < 0.3 * density[1]) == (inner > 0)
+    assert 0.85 < template.extent / 124.0 < 1.2
+
+
+def _balls(template):
+    return template.diameters, template.masses
+
+
 def test_peaks_are_told_from_the_fringes_of_their_neighbours():
     """Two particles and the side lobes of their filter: what is left is noise, and both keep their own height."""
     generator = torch.Generator().manual_seed(0)

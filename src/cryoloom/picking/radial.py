@@ -4,7 +4,11 @@ The mean of all picks of a micrograph is round but for noise: its transform is t
 of the particle over all orientations. That density is a mixture of balls. The masses of balls of many diameters are
 found for all micrographs together by least squares weighted with the noise, under the bound that they are positive
 (Lawson and Hanson 1974); balls much larger than the particle may be negative, since other particles keep their
-distance. The radius that holds nearly all of the mass is the extent. Hollow particles are taken for solid ones.
+distance. The radius that holds nearly all of the mass is the extent.
+
+Such a density falls from the centre outwards. Shells (ferritins, capsids) do not: the same is tried with densities that
+rise up to a radius and fall from there on, mixtures of hollow balls, and the best of them is taken where it fits
+much better than noise allows and leaves a hollow.
 
 Picks that are off centre widen the result a little; the error is on the safe side for boxes and masks.
 """
@@ -27,6 +31,8 @@ _SMALLEST, _STEP, _N_BALLS = 0.5, 1.122, 18  # diameters tried, in units of the 
 _HOLES_FROM = 1.5  # diameters; larger balls may be negative
 _HIGHEST, _FINEST = 6.0, 0.4  # largest frequency: over the diameter, and over the pixel size
 _LEAST_PICKS = 30
+_MOST_HOLLOW = 7  # balls that may be hollows
+_LEAST_GAIN, _LEAST_DIP = 30.0, 0.4  # of chi squared, and of the density, below which a particle is taken as solid
 
 
 @dataclass(frozen=True)
@@ -102,25 +108,49 @@ def fit_template(parts: Sequence[Normal], diameter: float) -> RoundTemplate | No
     diameters = ball_diameters(diameter)
     matrix = np.sum([p.matrix for p in parts], axis=0)
     vector = np.sum([p.vector for p in parts], axis=0)
-    scale = 1 / np.sqrt(np.diag(matrix))
-    holes = np.flatnonzero(diameters >= _HOLES_FROM * diameter)
-    signs = np.concatenate([np.eye(len(diameters)), -np.eye(len(diameters))[:, holes]], axis=1) * scale[:, None]
-    normal = signs.T @ matrix @ signs
+    solid, gain = _fit(_columns(diameters, diameter, 0), matrix, vector)
+    shells = [_fit(_columns(diameters, diameter, peak), matrix, vector) for peak in range(1, _MOST_HOLLOW + 1)]
+    shell, shell_gain = max(shells, key=lambda fit: fit[1])
+    density = _density(diameters, shell)
+    hollow = density[0] < (1 - _LEAST_DIP) * density.max() and shell_gain - gain > _LEAST_GAIN
+    return _inner_part(diameters, shell if hollow else solid)
+
+
+def _columns(diameters: np.ndarray, diameter: float, peak: int) -> np.ndarray:
+    """Mixtures whose sums with positive weights have a density that rises to ball `peak` and falls from there on.
+
+    Each is a ball, less a smaller one that is hollow, `(j, m)` masses; balls much larger than the particle have either
+    sign.
+    """
+    unit = np.diag(diameters**3)
+    large = diameters >= _HOLES_FROM * diameter
+    rows = [unit[j] - hollow for j in np.flatnonzero(~large)[peak:] for hollow in (0 * unit[0], *unit[:peak])]
+    return np.concatenate([np.stack(rows), unit[large], -unit[large]]).T
+
+
+def _fit(columns: np.ndarray, matrix: np.ndarray, vector: np.ndarray) -> tuple[np.ndarray, float]:
+    """Masses `(j,)` of the best sum of columns with positive weights, and by how much it lowers chi squared."""
+    columns = columns / np.sqrt(np.einsum("jm,jk,km->m", columns, matrix, columns))
+    normal = columns.T @ matrix @ columns
     # scaled to ones on its diagonal; the small ridge only chooses between balls that are alike
     factor = np.linalg.cholesky(normal + 1e-6 * np.eye(len(normal)))
-    masses = signs @ nnls(factor.T, np.linalg.solve(factor, signs.T @ vector))[0]
-    return _inner_part(diameters, masses)
+    masses = columns @ nnls(factor.T, np.linalg.solve(factor, columns.T @ vector))[0]
+    return masses, float(2 * masses @ vector - masses @ matrix @ masses)
+
+
+def _density(diameters: np.ndarray, masses: np.ndarray) -> np.ndarray:
+    """Density between each diameter and the next smaller one, `(j,)`."""
+    return np.cumsum((masses / diameters**3)[::-1])[::-1]
 
 
 def _inner_part(diameters: np.ndarray, masses: np.ndarray) -> RoundTemplate | None:
-    """The particle itself: the density out to where it first falls to nothing."""
-    shells = masses / diameters**3  # density that each ball adds within itself
-    density = np.cumsum(shells[::-1])[::-1]  # between a diameter and the next smaller one
-    if density[0] <= 0:
+    """The particle itself: the density out to where, from its highest place on, it first falls to nothing."""
+    density = _density(diameters, masses)
+    inner = density[diameters < _HOLES_FROM * diameters[0] / _SMALLEST]
+    peak = int(inner.argmax())
+    if inner[peak] <= 0:
         return None
-    empty = np.flatnonzero(density <= 1e-3 * density.max())
-    own = density[: int(empty[0]) if len(empty) else len(density)]
-    falling = np.minimum.accumulate(own)
-    return RoundTemplate.mixture(
-        diameters[: len(own)], (falling - np.append(falling[1:], 0)) * diameters[: len(own)] ** 3
-    )
+    empty = peak + np.flatnonzero(density[peak:] <= 1e-3 * density[peak])
+    own = np.clip(density[: int(empty[0]) if len(empty) else len(density)], 0, None)
+    own[peak:] = np.minimum.accumulate(own[peak:])
+    return RoundTemplate.mixture(diameters[: len(own)], (own - np.append(own[1:], 0)) * diameters[: len(own)] ** 3)

@@ -25,7 +25,7 @@ class RoundTemplate:
     diameters
         Å.
     masses
-        Not negative; they sum to 1.
+        They sum to 1; those of hollows are negative.
     """
 
     diameters: tuple[float, ...]
