@@ -21,7 +21,9 @@ def draw_curves(figure: Figure) -> MplFigure:
     data = figure.data
     drawn = new_figure()
     axes = drawn.add_subplot()
-    x = np.asarray(data["x"], dtype=float)
+    x = np.asarray(data["x"], dtype=float).copy()
+    if data.get("resolution_axis"):
+        x[x <= 0] = np.nan  # shell 0 has no resolution, and its correlation is a sign
     squared = bool(data.get("squared_axis", False))
     across = x**2 if squared else x
     curves: Mapping[str, Any] = data["y"]
