@@ -8,11 +8,11 @@ from cryoloom.extraction.cut import cut_boxes
 from cryoloom.fourier import rfftn, shell_mean, spread_shells
 
 
-def contrast_evidence(image: Tensor, position: np.ndarray, diameter_px: float) -> tuple[float, int]:
-    """Sum over particles of the mean in the inner circle minus that of the ring around the particle.
+def contrast_evidence(image: Tensor, position: np.ndarray, diameter_px: float) -> np.ndarray:
+    """For each particle the mean in the inner circle minus that of the ring around the particle.
 
-    The image is whitened first, so that each particle counts with the noise of a white background, and the sum is
-    in standard deviations of that noise: negative for dark particles.
+    The image is whitened first, so that each particle counts with the noise of a white background, and the result
+    is in standard deviations of that noise: negative for dark particles.
 
     Parameters
     ----------
@@ -25,10 +25,8 @@ def contrast_evidence(image: Tensor, position: np.ndarray, diameter_px: float) -
 
     Returns
     -------
-    evidence
-        Sum over particles.
-    n
-        Number of particles that were looked at.
+    contrast
+        `(n,)`.
     """
     step = max(1, int(diameter_px / 24))
     coarse = torch.nn.functional.avg_pool2d((image - image.mean())[None, None], step)[0, 0]
@@ -45,4 +43,4 @@ def contrast_evidence(image: Tensor, position: np.ndarray, diameter_px: float) -
     inner, ring = radius < 0.35 * d, (radius > 0.55 * d) & (radius < 0.75 * d)
     contrast = boxes[:, inner].mean(1) - boxes[:, ring].mean(1)
     noise = 1.4826 * coarse.abs().median().clamp_min(1e-12)
-    return float((contrast / noise).sum()), len(boxes)
+    return (contrast / noise).cpu().numpy()

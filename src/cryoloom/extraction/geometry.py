@@ -1,7 +1,8 @@
 """Box and pixel size of particle images.
 
-A box must hold the particle, enough background to normalise by, and what the defocus spreads: detail of
-resolution d is displaced by `λ Δf / d` (Rosenthal, Henderson 2003, doi:10.1016/j.jmb.2003.07.013; Glaeser 2021).
+A box must hold the particle, enough background to normalise by, and what the defocus displaces over the edge of the
+particle (`optics/delocalisation.py`). How fine the detail will be is not known beforehand, and the cost of all that
+follows grows with the square of the box: the aim is what the pixels show well, and the box ends at two diameters.
 """
 
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ import numpy as np
 
 from cryoloom.fourier import good_size
 from cryoloom.optics.delocalisation import displacement, resolution_held
+
+LEAST_EXTENT, MOST_EXTENT = 1.5, 2.0  # edge of a box that is found, in diameters
+AIM_PX, FINEST_AIM = 2.5, 3.0  # detail aimed at: pixels, and Å
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ def plan_box(
     if box is None:
         if diameter is None:
             raise ValueError("box or diameter: expected at least one of them, got neither")
-        extent = min(max(1.5 * diameter, diameter + 2 * spread), 1.8 * diameter)
+        extent = min(max(LEAST_EXTENT * diameter, diameter + 2 * spread), MOST_EXTENT * diameter)
         box = good_size(round(extent / wanted + 0.49))
     if wanted < 1.001 * pixel_size:
         return BoxPlan(box, box, pixel_size)
@@ -71,22 +75,33 @@ def plan_box(
     return BoxPlan(cut, box, pixel_size * cut / box)
 
 
-def defocus_spread(wavelength: float, defocus: float, resolution: float) -> float:
-    """Å by which detail of `resolution` Å is displaced at `defocus` Å."""
-    return wavelength * abs(defocus) / resolution
+def aimed_resolution(pixel_size: float) -> float:
+    """Å of the finest detail that a box that is found shall hold."""
+    return max(FINEST_AIM, AIM_PX * pixel_size)
 
 
-def box_remark(plan: BoxPlan, diameter: float, defocus: float, voltage_kv: float, cs_mm: float) -> tuple[float, str]:
-    """Resolution that the box holds at `defocus` (Å), and in words what is lost; empty where nothing is."""
-    finest = 2 * plan.pixel_size
+def defocus_spread(defocus: float, voltage_kv: float, cs_mm: float, resolution: float) -> float:
+    """Å by which detail up to `resolution` Å is displaced at most, at `defocus` Å."""
+    return float(displacement(np.linspace(0, 1 / resolution, 1024), defocus, voltage_kv, cs_mm).max())
+
+
+def box_remark(
+    plan: BoxPlan, diameter: float, defocus: float, voltage_kv: float, cs_mm: float, finest: float | None = None
+) -> tuple[float, str]:
+    """Resolution that the box holds at `defocus` (Å), and in words what is lost; empty where nothing is.
+
+    `finest` is the resolution in Å that is wanted, by default what the pixels allow.
+    """
+    wanted = "the pixels allow" if finest is None else "are aimed at"
+    finest = 2 * plan.pixel_size if finest is None else finest
     extent = plan.box * plan.pixel_size
     held = resolution_held(extent, diameter, defocus, voltage_kv, cs_mm, finest)
     if held <= 1.005 * finest:
         return held, ""
-    reach = float(displacement(np.linspace(0, 1 / finest, 1024), defocus, voltage_kv, cs_mm).max())
+    reach = defocus_spread(defocus, voltage_kv, cs_mm, finest)
     enough = good_size(round((diameter + 2 * reach) / plan.pixel_size + 0.49))
     return held, (
         f"the box of {extent:.0f} Å is too small for a particle of {diameter:.0f} Å at a defocus of {defocus:.0f} Å: "
         f"detail finer than {held:.2f} Å is displaced over its edge and fades, so {held - finest:.2f} Å are lost "
-        f"against the {finest:.2f} Å that the pixels allow; --box {enough} keeps them"
+        f"against the {finest:.2f} Å that {wanted}; --box {enough} keeps them"
     )

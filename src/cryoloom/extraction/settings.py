@@ -24,6 +24,11 @@ class ExtractSettings(Settings):
     contrast: Literal["auto", "dark", "bright"] = setting(
         "auto", "Whether particles are dark or bright on the micrographs; they are bright on the images."
     )
+    axes: Literal["auto", "as-given"] = setting(
+        "auto",
+        "Whether picks of other programs may be flipped or have their axes swapped where the micrographs show it.",
+        expert=True,
+    )
     normalise: bool = setting(True, "Subtract a background plane and scale the background to deviation 1.")
     background_diameter: float | None = setting(
         None, "Circle outside which the image counts as background.", unit="Å", gt=0, expert=True

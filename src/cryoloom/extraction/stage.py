@@ -11,12 +11,18 @@ from cryoloom.data import MicrographSet, Optics, ParticleSet, PickSet
 from cryoloom.data.halves import assign_halves, groups_in_both_halves, linked_groups
 from cryoloom.extraction.contrast import contrast_evidence
 from cryoloom.extraction.cut import cut_particles, inside_micrograph
-from cryoloom.extraction.geometry import BoxPlan, box_remark, defocus_spread, plan_box
+from cryoloom.extraction.geometry import BoxPlan, aimed_resolution, box_remark, defocus_spread, plan_box
 from cryoloom.extraction.normalise import background_mask, normalise_images
+from cryoloom.extraction.orientation import (
+    SYMMETRIES,
+    decide_symmetry,
+    inside,
+    symmetry_name,
+    transform_positions,
+)
 from cryoloom.extraction.settings import EXTRACT, ExtractSettings
 from cryoloom.io.images import read_micrograph
 from cryoloom.io.stack import StackWriter
-from cryoloom.optics.ctf import electron_wavelength
 
 CHUNK = 64  # boxes in memory at a time
 BACKGROUND = 1.15  # circle outside which lies background, in diameters
@@ -62,8 +68,8 @@ def extract_particles(
                 f"--box {plan.box} is {plan.box * plan.pixel_size:.0f} Å at {plan.pixel_size:.3f} Å per pixel, smaller "
                 f"than the particle ({diameter:.0f} Å, optics group {group.name}); take a larger box."
             )
-    _check_spread(micrographs, plans, diameter, run)
-    sign = _contrast_sign(micrographs, wanted, plans, diameter, settings, run)
+    _check_spread(micrographs, plans, diameter, settings, run)
+    wanted, sign = _look_at_contrast(micrographs, wanted, plans, diameter, settings, run)
 
     def extract(row: int) -> dict[str, Any]:
         return _extract_one(micrographs, wanted, row, plans, diameter, sign, settings, run)
@@ -100,20 +106,26 @@ def _plan(
     spread = 0.0
     if micrographs.defocus_u is not None and np.isfinite(micrographs.defocus_u).any():
         defocus = float(np.nanquantile(micrographs.defocus_u, 0.9))
-        finest = max(6.0, 3 * max(target, group.pixel_size))
-        spread = defocus_spread(electron_wavelength(group.voltage_kv), defocus, finest)
+        finest = aimed_resolution(max(target, group.pixel_size))
+        spread = defocus_spread(defocus, group.voltage_kv, group.cs_mm, finest)
     if settings.box is None and diameter is None:
         raise InputError("The size of the particle is not known; add --diameter or --box.")
     return plan_box(group.pixel_size, diameter, box=settings.box, target_pixel_size=target, spread=spread)
 
 
-def _check_spread(micrographs: MicrographSet, plans: list[BoxPlan], diameter: float | None, run: Run) -> None:
-    """Say what the defocus displaces over the edges of the boxes of most micrographs."""
+def _check_spread(
+    micrographs: MicrographSet, plans: list[BoxPlan], diameter: float | None, settings: ExtractSettings, run: Run
+) -> None:
+    """Say what the defocus displaces over the edges of the boxes of most micrographs.
+
+    A box that was given is judged by what its pixels allow, one that was found by what it aimed at.
+    """
     if diameter is None or micrographs.defocus_u is None or not np.isfinite(micrographs.defocus_u).any():
         return
     defocus = float(np.nanmedian(micrographs.defocus_u))
     for plan, group in zip(plans, micrographs.optics, strict=True):
-        held, remark = box_remark(plan, diameter, defocus, group.voltage_kv, group.cs_mm)
+        aim = aimed_resolution(plan.pixel_size) if settings.box is None else None
+        held, remark = box_remark(plan, diameter, defocus, group.voltage_kv, group.cs_mm, aim)
         run.summarise(resolution_held=round(held, 2) if np.isfinite(held) else None)
         if remark:
             run.warn(remark)
@@ -159,29 +171,67 @@ def match_rows(paths: np.ndarray, names: np.ndarray | None) -> tuple[np.ndarray,
     return row, row >= 0
 
 
-def _contrast_sign(
+def _look_at_contrast(
     micrographs: MicrographSet,
     wanted: Wanted,
     plans: list[BoxPlan],
     diameter: float | None,
     settings: ExtractSettings,
     run: Run,
-) -> int:
-    """-1 when particles are dark on the micrographs and have to be inverted, else +1."""
-    if settings.contrast != "auto":
-        return -1 if settings.contrast == "dark" else 1
+) -> tuple[Wanted, int]:
+    """Coordinates with their axes put right, and -1 when particles are dark and have to be inverted, else +1."""
+    foreign = isinstance(wanted.source, PickSet) and settings.axes == "auto"
+    known = -1 if settings.contrast == "dark" else 1
+    if settings.contrast != "auto" and not foreign:
+        return wanted, known
     rows = np.unique(wanted.micrograph_row)
-    evidence, n = 0.0, 0
+    contrasts: list[list[np.ndarray]] = [[] for _ in SYMMETRIES]
+    shapes: dict[int, tuple[int, int]] = {}
+    n = 0
     for row in rows[np.unique(np.linspace(0, len(rows) - 1, 6).astype(int))]:
         image = torch.from_numpy(read_micrograph(micrographs.path[row])).to(run.device)
         index = int(micrographs.optics_index[row])
         size = micrographs.optics[index].pixel_size
         extent = diameter / size if diameter is not None else 0.6 * plans[index].cut
-        one, count = contrast_evidence(image, wanted.position_px[wanted.micrograph_row == row], extent)
-        evidence, n = evidence + one, n + count
-    run.log(f"contrast: {evidence / max(n, 1):+.3f} noise deviations per particle")
-    run.summarise(contrast_evidence=round(evidence / max(n, 1), 4))
-    return -1 if evidence <= 0 else 1
+        position = wanted.position_px[wanted.micrograph_row == row]
+        shape = shapes[int(row)] = (int(image.shape[0]), int(image.shape[1]))
+        n += len(position)
+        moved = [transform_positions(position, shape, each) for each in (SYMMETRIES if foreign else SYMMETRIES[:1])]
+        seen = [places[inside(places, shape)] for places in moved]
+        ends = np.cumsum([len(places) for places in seen])
+        parts = np.split(contrast_evidence(image, np.concatenate(seen), extent), ends[:-1])
+        for own, part in zip(contrasts, parts, strict=False):
+            own.append(part)
+    each = [np.concatenate(own) if own else np.zeros(0) for own in contrasts]
+    best, z = decide_symmetry(each, n) if foreign else (0, np.zeros(1))
+    if best:
+        run.warn(
+            f"The coordinates show no particles as given (z = {z[0]:.1f}) but do with {symmetry_name(best)} "
+            f"(z = {z[best]:.1f}); they are used like that. Add --axes as-given to keep them."
+        )
+        wanted = _turned(micrographs, wanted, SYMMETRIES[best], shapes)
+    evidence = float(each[best].sum()) / max(n, 1)
+    run.log(f"contrast: {evidence:+.3f} noise deviations per particle")
+    run.summarise(contrast_evidence=round(evidence, 4), axes=symmetry_name(best))
+    return wanted, (-1 if evidence <= 0 else 1) if settings.contrast == "auto" else known
+
+
+def _turned(
+    micrographs: MicrographSet,
+    wanted: Wanted,
+    symmetry: tuple[bool, bool, bool],
+    shapes: dict[int, tuple[int, int]],
+) -> Wanted:
+    """The same wish with the axes of all coordinates put right."""
+    position = np.array(wanted.position_px)
+    for row in np.unique(wanted.micrograph_row):
+        shape = shapes.get(int(row))
+        if shape is None:
+            image = read_micrograph(micrographs.path[row])
+            shape = (int(image.shape[0]), int(image.shape[1]))
+        own = wanted.micrograph_row == row
+        position[own] = transform_positions(position[own], shape, symmetry)
+    return replace(wanted, position_px=position)
 
 
 def _extract_one(
