@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cryoloom.extraction.geometry import BoxPlan, box_remark, defocus_spread, plan_box
+from cryoloom.extraction.geometry import BoxPlan, aimed_resolution, box_remark, defocus_spread, plan_box
 from cryoloom.optics import ctf_phase
 
 
@@ -30,7 +30,21 @@ def test_pixels_are_never_made_finer():
 
 
 def test_detail_is_displaced_by_wavelength_times_defocus_over_resolution():
-    assert defocus_spread(0.0197, 15_000.0, 3.0) == pytest.approx(98.5)
+    assert defocus_spread(15_000.0, 300.0, 0.0, 3.0) == pytest.approx(98.4, abs=0.1)
+
+
+@pytest.mark.parametrize("pixel_size, defocus", [(1.8, 15_000.0), (1.2, 12_000.0), (3.5, 25_000.0)])
+def test_a_box_that_was_found_holds_the_detail_it_aims_at_or_ends_at_two_diameters(pixel_size, defocus):
+    aim = aimed_resolution(pixel_size)
+    for diameter in (90.0, 150.0, 300.0):
+        spread = defocus_spread(defocus, 300.0, 2.7, aim)
+        plan = plan_box(pixel_size, diameter, box=None, target_pixel_size=None, spread=spread)
+        extent = plan.box * plan.pixel_size
+        _, remark = box_remark(plan, diameter, defocus, 300.0, 2.7, aim)
+        if diameter + 2 * spread <= 2 * diameter:
+            assert remark == "" and extent < 1.12 * max(1.5 * diameter, diameter + 2 * spread)
+        else:
+            assert 2 * diameter <= extent < 2.2 * diameter and "are aimed at" in remark
 
 
 @pytest.mark.capability("CTF-9")
