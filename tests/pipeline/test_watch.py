@@ -11,6 +11,7 @@ import mrcfile
 import numpy as np
 import pytest
 
+import cryoloom
 from cryoloom.contract import InputError, WorkFailed
 from cryoloom.io.mrc import write_mrc
 from cryoloom.io.records import read_micrographs
@@ -69,6 +70,25 @@ def test_what_arrives_later_is_added_and_what_is_done_stays(tmp_path):
     assert sorted(str(p).rpartition("/")[2] for p in micrographs.path) == ["a.mrc", "b.mrc", "c.mrc"]
     assert len(set(written)) == 1
     assert "torn.mrcs" in found.summary["left_out"][0]["item"]
+
+
+def test_a_torn_movie_that_is_mended_later_is_taken(tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "motion"
+    folder.mkdir()
+    write_movie(folder / "a.mrcs", 1)
+    whole = (folder / "a.mrcs").read_bytes()
+    (folder / "torn.mrcs").write_bytes(whole[:5000])
+
+    def enough(result):
+        if result.summary["left_out"]:
+            (folder / "torn.mrcs").write_bytes(whole)
+        return result.summary["n_out"] == 2
+
+    options = {"device": "cpu", "threads": 1, "settings": SETTINGS}
+    found = watch_stage("motion", {}, SETTINGS, Watch(folder, **QUICK), enough=enough, out=out, device="cpu", threads=1)
+    assert found.summary["left_out"] == []
+    again = cryoloom.motion(watch=Watch(folder, idle=0.0, **QUICK), out=out, **options)
+    assert again.resumed and again.summary["n_out"] == 2
 
 
 def test_stages_that_cannot_watch_and_folders_that_stay_empty_are_refused(tmp_path):

@@ -31,3 +31,18 @@ def test_what_is_handed_out_equals_what_is_read_back(tmp_path):
     entry = journal.add("a", result={"x": np.float32(0.1), "missing": float("nan")})
     assert entry["result"] == Journal(tmp_path / "items.jsonl").done["a"]["result"]
     assert entry["result"]["missing"] is None
+
+
+def test_a_file_that_failed_is_tried_again_when_it_is_another(tmp_path):
+    movie = tmp_path / "movie.tif"
+    movie.write_bytes(b"torn")
+    Journal(tmp_path / "items.jsonl").add(str(movie), cause="cut short")
+    Journal(tmp_path / "items.jsonl").add("number 3", cause="unlucky")
+    read = Journal(tmp_path / "items.jsonl")
+    assert read.is_settled(str(movie)) and read.is_settled("number 3") and not read.is_settled("number 4")
+    movie.write_bytes(b"whole now")
+    assert not read.is_settled(str(movie))
+    read.add(str(movie), result={"frames": 4})
+    movie.write_bytes(b"touched after it was done")
+    again = Journal(tmp_path / "items.jsonl")
+    assert again.is_settled(str(movie)) and again.done[str(movie)]["result"] == {"frames": 4}

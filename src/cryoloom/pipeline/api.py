@@ -10,7 +10,7 @@ from cryoloom.project.plan import estimate_plan
 from cryoloom.project.registry import STAGES, find_stage
 from cryoloom.project.runner import JobResult, check_inputs, make_settings, run_stage
 
-_RUN_OPTIONS = ("out", "project", "device", "require_gpu", "threads", "seed", "new", "sink")
+_RUN_OPTIONS = ("out", "project", "device", "require_gpu", "threads", "seed", "new", "sink", "watch")
 
 
 def run_stage_with_report(name: str, inputs: Mapping[str, Any], settings: Any = None, **options: Any) -> JobResult:
@@ -21,7 +21,8 @@ def run_stage_with_report(name: str, inputs: Mapping[str, Any], settings: Any = 
 def stage_function(name: str) -> Callable[..., Any]:
     """A stage, or `run`, as a function that takes its inputs and settings by name, as the command does.
 
-    A stage returns its `JobResult`, `run` the summary of the project.
+    A stage returns its `JobResult`, `run` the summary of the project. `watch`, a folder or a `Watch`, makes `run` and
+    the stages that can watch take what arrives there.
 
     Raises
     ------
@@ -37,7 +38,12 @@ def stage_function(name: str) -> Callable[..., Any]:
 
     def call(**arguments: Any) -> JobResult:
         inputs, settings, options = _sort_arguments(declaration, arguments)
-        return run_stage_with_report(stage, inputs, settings, **options)
+        watch = options.pop("watch", None)
+        if watch is None:
+            return run_stage_with_report(stage, inputs, settings, **options)
+        from cryoloom.pipeline.watch import watch_stage
+
+        return watch_stage(stage, inputs, settings, watch, **options)
 
     call.__name__ = name
     call.__doc__ = declaration.help
@@ -70,6 +76,10 @@ def _sort_arguments(
     settings = arguments.get("settings")
     if settings is not None and named:
         raise InputError(f"{declaration.name}: give settings as a model or by name, not both.")
+    if isinstance(options.get("watch"), str | Path):
+        from cryoloom.pipeline.watch import Watch
+
+        options["watch"] = Watch(Path(options["watch"]).expanduser())
     return inputs, named if settings is None else settings, options
 
 

@@ -48,7 +48,15 @@ class Watch:
 
 
 class Arrivals:
-    """The complete movies of a folder, in the order in which they were completed."""
+    """The complete movies of a folder, in the order in which they were completed.
+
+    Attributes
+    ----------
+    version
+        Changes whenever a movie was added, went away or was written anew.
+    """
+
+    version: Any = None
 
     def __init__(self, watch: Watch) -> None:
         if not watch.folder.is_dir():
@@ -71,7 +79,8 @@ class Arrivals:
             quiet = now - before[1]
             if (quiet >= self._watch.settle and _is_whole(path)) or quiet >= 20 * self._watch.settle:
                 self._whole[path] = state
-        return sorted((p for p in self._whole if p in present), key=lambda p: (present[p][1], str(p)))
+        self.version = {path: state for path, state in self._whole.items() if path in present}
+        return sorted(self.version, key=lambda p: (present[p][1], str(p)))
 
     def _look(self) -> list[tuple[Path, Any]]:
         found = []
@@ -88,18 +97,21 @@ class Arrivals:
 
 
 class GrowingTable:
-    """The table of a job that watches, again and again."""
+    """The table of a job that watches, again and again; `version` changes whenever it was written anew."""
+
+    version: Any = None
 
     def __init__(self, watch: Watch) -> None:
         self._path = watch.folder / "micrographs.star"
 
-    def complete(self) -> list[Any]:
-        """The table and its state: another list whenever it was written anew, none before it exists."""
+    def complete(self) -> list[Path]:
+        """The table; none before it exists."""
         try:
             stat = self._path.stat()
         except OSError:
             return []
-        return [self._path, (stat.st_size, stat.st_mtime_ns)]
+        self.version = (stat.st_size, stat.st_mtime_ns)
+        return [self._path]
 
 
 def watch_stage(
@@ -146,15 +158,15 @@ def watch_stage(
 
 
 def follow(watch: Watch, kind: str, take: Callable[[list[Path]], bool]) -> None:
-    """Call `take` with all complete files whenever there are more of them, until it says so or it is quiet."""
+    """Call `take` with all complete files whenever there are others than before, until it says so or it is quiet."""
     look = Arrivals(watch) if kind == "movies" else GrowingTable(watch)
-    before: list[Any] = []
+    before: Any = None
     quiet_since = time.monotonic()
     while True:
         found = look.complete()
-        if found and found != before:
-            before = found
-            if take([path for path in found if isinstance(path, Path)]):
+        if found and look.version != before:
+            before = look.version
+            if take(found):
                 return
             quiet_since = time.monotonic()
         elif watch.idle is not None and time.monotonic() - quiet_since > watch.idle + watch.settle:

@@ -93,7 +93,7 @@ class JobRun:
             raise InputError(f"{label}: {repeated} is listed more than once; remove the duplicate rows.")
         journal = Journal(self._private / f"{_stem(label)}.jsonl")
         allowed = max_failed_fraction * len(items)
-        n_failed = sum(1 for k in keys if k in journal.done and journal.done[k]["cause"] is not None)
+        n_failed = sum(1 for k in keys if journal.is_settled(k) and journal.done[k]["cause"] is not None)
 
         def work(pair: tuple[str, T]) -> tuple[str, dict[str, Any]]:
             name, item = pair
@@ -111,7 +111,7 @@ class JobRun:
                     self._trace(name, error)
             return name, entry
 
-        waiting = [(k, item) for k, item in zip(keys, items, strict=True) if k not in journal.done]
+        waiting = [(k, item) for k, item in zip(keys, items, strict=True) if not journal.is_settled(k)]
         if len(waiting) < len(items):
             self.log(f"{label}: {len(items) - len(waiting)} of {len(items)} items were done before")
         with self.progress(len(waiting), label) as line:
