@@ -10,15 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from micelle_bed import make_micelle_bed
 
 from cryoloom.compute.executor import ThreadExecutor
 from cryoloom.em import ImageSource, NoiseModel, PosePriors, refine_poses, single_candidates
 from cryoloom.fourier.slices import prepare_volume
 from cryoloom.geometry import pose_distance
-from cryoloom.io.map_file import write_map
+from cryoloom.io.map_file import read_map, write_map
 from cryoloom.io.particles import ParticleImages
 from cryoloom.io.records import read_particles
 from cryoloom.maps.filter import lowpass
+from cryoloom.maps.fsc import fourier_shell_correlation, resolution_at
+from cryoloom.maps.mask import soft_mask_from_map
 from cryoloom.project.runner import run_stage
 from cryoloom.simulate.particles import ParticleRecipe, Specimen, observed, simulate_particles
 from cryoloom.simulate.phantom import phantom
@@ -131,6 +134,42 @@ def test_poses_on_which_two_runs_agree_are_right(shared_data, tmp_path, measure)
     assert share > 0.5
 
 
+@pytest.mark.slow
+@pytest.mark.capability("REF-5")
+def test_a_noisy_micelle_does_not_steer_the_alignment(tmp_path, measure):
+    """True resolution of the protein, its detergent belt different in every image; and no map better than the truth."""
+    bed = make_micelle_bed(tmp_path / "bed", n=3000, snr=0.04, seed=1)
+    write_map(bed.mean, tmp_path / "mean.mrc")
+    box, pixel_size = bed.protein.data.shape[0], bed.protein.pixel_size
+    protein, mean = (torch.from_numpy(np.ascontiguousarray(m.data)) for m in (bed.protein, bed.mean))
+    mask = soft_mask_from_map(protein, pixel_size)
+    resolution, excess = {}, {}
+    for kind in ("uniform", "local"):
+        job = run_stage(
+            "refine",
+            inputs={"particles": bed.particles, "reference": tmp_path / "mean.mrc"},
+            settings={"regularisation": kind, "initial_lowpass": 30.0},
+            out=tmp_path / kind,
+        )
+        found, one, two = (torch.from_numpy(read_map(job[name]).data) * mask for name in ("map", "half1", "half2"))
+        resolution[kind] = resolution_at(fourier_shell_correlation(found, protein * mask), 0.5, box, pixel_size)
+        halves = fourier_shell_correlation(one, two).clamp(0.0, 1.0)
+        claimed = (2 * halves / (1 + halves)).sqrt() - fourier_shell_correlation(found, mean * mask)
+        last = int(box * pixel_size / job.summary["resolution"])
+        excess[kind] = float(claimed[1 : last + 1].max())
+    gain = resolution["uniform"] - resolution["local"]
+    measure(
+        round(gain, 3), "Å better than uniform", ">= 0.2",
+        note=f"{resolution['local']:.2f} Å for {resolution['uniform']:.2f} Å",
+    )  # fmt: skip
+    measure(
+        round(excess["local"], 4), "claimed FSC above true FSC", "<= 0.02",
+        note=f"worst shell up to the reported resolution; uniform {excess['uniform']:.3f}",
+    )  # fmt: skip
+    assert gain >= 0.2
+    assert excess["local"] <= 0.02
+
+
 BEDS_OF_POSES = (
     # shape, symmetry, SNR
     ("globule", "C1", 0.1),
@@ -144,7 +183,7 @@ def poses_covered(folder, seed):
     """Simulate and refine one small set; which of its poses and shifts lie within the radii that are claimed."""
     shape, symmetry, snr = BEDS_OF_POSES[seed % len(BEDS_OF_POSES)]
     atoms = phantom(shape, symmetry, mass_kda=350.0, seed=seed)
-    specimen = Specimen(((potential_map(atoms, 80, 2.6),),), symmetry=symmetry, diameter=atoms.diameter)
+    specimen = Specimen(((potential_map(atoms, 96, 2.6),),), symmetry=symmetry, diameter=atoms.diameter)
     truth = simulate_particles(specimen, folder / "data", ParticleRecipe(n=600, snr=snr), seed=seed)
     write_map(specimen.truth(0), folder / "truth.mrc")
     result = run_stage(

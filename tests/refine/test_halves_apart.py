@@ -46,7 +46,8 @@ def _watermark_images(data, watermark, half):
 
 
 @pytest.mark.capability("VAL-7")
-def test_a_watermark_in_one_half_never_shows_in_the_other(small_set, half_column, measure):
+@pytest.mark.parametrize("local_filter", [False, True], ids=["uniform", "local"])
+def test_a_watermark_in_one_half_never_shows_in_the_other(local_filter, small_set, half_column, measure):
     data = small_set(symmetry="D2", n=160)
     n, box, pixel_size = len(data.particles), data.volume.data.shape[0], data.volume.pixel_size
     half = half_column(n)
@@ -66,7 +67,7 @@ def test_a_watermark_in_one_half_never_shows_in_the_other(small_set, half_column
     for stack in (images, images + mark):
         source = ImageSource(Marked(stack), data.particles, 1.1 * data.diameter, normalise=False)
         reference = place_reference(data.volume, source.field, box, 40.0)
-        plan = Plan(symmetry="D2", diameter=1.1 * data.diameter, max_iterations=4)
+        plan = Plan(symmetry="D2", diameter=1.1 * data.diameter, max_iterations=4, local_filter=local_filter)
         state = begin(source, reference, half, plan, executor)
         while not state.finished:
             # the schedule of both runs is one: its numbers per iteration are not what is tested

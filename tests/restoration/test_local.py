@@ -9,9 +9,9 @@ import torch
 
 from cryoloom.data import VolumeMap
 from cryoloom.maps import apply_bfactor, lowpass, soft_mask_from_map
+from cryoloom.maps.local_filter import band_centres, band_gain
 from cryoloom.postprocess.settings import PostprocessSettings
 from cryoloom.postprocess.stage import postprocess_map
-from cryoloom.restoration.local import band_centres, band_gain
 from cryoloom.restoration.settings import RestoreSettings
 from cryoloom.restoration.stage import restore_map
 

@@ -21,6 +21,7 @@ from cryoloom.em.defocus import defocus_shows, fit_defocus
 from cryoloom.em.gauss_newton import PosePriors, refine_poses
 from cryoloom.em.halves import HalfPair, ball_mask, prepare_references, reference_volumes, solve_halves
 from cryoloom.em.images import ImageSource
+from cryoloom.em.local_references import N_QUARTERS, local_reference_volumes, quarter_of
 from cryoloom.em.noise import NoiseModel, estimate_image_power, estimate_noise
 from cryoloom.em.poses import (
     Candidates,
@@ -62,6 +63,8 @@ class Plan:
         Share particles among modes.
     own_masks
         Masks from the half maps; else the ball.
+    local_filter
+        Filter the references place by place.
     defocus_spread
         Spread of the particles' defocus about their micrograph's, Å; 0 keeps the values given.
     dtype
@@ -79,6 +82,7 @@ class Plan:
     shift_sd: float = 0.0
     soft: bool = True
     own_masks: bool = True
+    local_filter: bool = False
     defocus_spread: float = 300.0
     dtype: torch.dtype = torch.float32
 
@@ -244,11 +248,15 @@ def iterate(
         notes["pose_inflation"], notes["shift_inflation"] = _widen_errors(source, references, poses, candidates, fit)
     noise = estimate_noise(source, references, poses, rows, noise, executor, radius=radius)
     reach = source.points.radius if last else _clip_radius(source, max(radius + 10, 1.5 * radius))
-    target = poses.half[candidates.row] - 1
+    parts = quarter_of(poses.half) if plan.local_filter else poses.half - 1
     weighted = replace(candidates, posterior=share * fitting[candidates.row])
-    sums = accumulate(source, weighted, target, 2, noise, executor, radius=reach)
-    halves = (prepare_sums(sums[0], plan.symmetry, executor), prepare_sums(sums[1], plan.symmetry, executor))
+    n_parts = N_QUARTERS if plan.local_filter else 2
+    sums = accumulate(source, weighted, parts[candidates.row], n_parts, noise, executor, radius=reach)
+    solvable = [prepare_sums(s, plan.symmetry, executor) for s in sums]
     del sums
+    halves = (solvable[0], solvable[1])
+    if plan.local_filter:
+        halves = (solvable[0].plus(solvable[1]), solvable[2].plus(solvable[3]))
     pair = solve_halves(
         halves,
         source.box,
@@ -259,7 +267,11 @@ def iterate(
         mask_lowpass=max(15.0, 1.5 * field_ / radius),
     )
     next_radius = int(np.clip(pair.radius + 1, _clip_radius(source, field_ / plan.initial_lowpass, low=4), reach))
-    volumes = reference_volumes(halves, pair, executor, radius=next_radius)
+    # in the first iteration the quarters hold too little
+    if plan.local_filter and state.iteration > 0:
+        volumes = local_reference_volumes(solvable, pair, executor, radius=next_radius)
+    else:
+        volumes = reference_volumes(halves, pair, executor, radius=next_radius)
     notes["resolution"] = field_ / max(pair.radius, 1)
     settled = next_radius <= max(radius + 1, 1.05 * radius)
     state = State(

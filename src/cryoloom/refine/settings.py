@@ -36,6 +36,12 @@ class RefineSettings(Settings):
         pattern="^(auto|ball)$",
         expert=True,
     )
+    regularisation: str = setting(
+        "uniform",
+        "Weight the references by one signal-to-noise ratio per shell (uniform), or place by place, so that disordered "
+        "parts do not steer the alignment (local).",
+        pattern="^(uniform|local)$",
+    )
     fit_defocus: bool = setting(
         True, "Fit the defocus of each particle, which differs from its micrograph's with the height in the ice."
     )

@@ -91,6 +91,7 @@ def _plan(settings: RefineSettings, diameter: float) -> Plan:
         shift_sd=settings.local_shift,
         soft=settings.soft != "hard",
         own_masks=settings.mask == "auto",
+        local_filter=settings.regularisation == "local",
         defocus_spread=settings.defocus_spread if settings.fit_defocus else 0.0,
         dtype=torch.bfloat16 if operands == "bfloat16" else torch.float32,
     )

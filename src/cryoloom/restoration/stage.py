@@ -15,7 +15,7 @@ from cryoloom.maps.mask import find_mask
 from cryoloom.maps.sharpen import estimate_bfactor
 from cryoloom.maps.view import map_for_view
 from cryoloom.maps.windowed import WindowedHalves
-from cryoloom.restoration.local import band_centres, restore_locally
+from cryoloom.maps.local_filter import band_centres, restore_locally
 from cryoloom.restoration.settings import RESTORE, RestoreSettings
 
 
