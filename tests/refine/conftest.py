@@ -1,5 +1,6 @@
-"""A small set on disk, from a built-in phantom, with its truth."""
+"""A small set on disk, from a built-in phantom, with its truth; modules of this folder can be imported by its tests."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from cryoloom.data import ParticleSet, VolumeMap
 from cryoloom.simulate.particles import ParticleRecipe, Specimen, observed, simulate_particles
 from cryoloom.simulate.phantom import phantom
 from cryoloom.simulate.potential import potential_map
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 
 @dataclass(frozen=True)
