@@ -64,14 +64,12 @@ class EerMovie:
     Attributes
     ----------
     n_frames, shape, dtype
-        Rendered frames, their rows and columns, `uint16`.
+        Rendered frames, their rows and columns; `uint8` where a group is too small to overflow it, else `uint16`.
     n_dropped
         Raw frames at the end that do not fill a group.
     n_unclosed
         Raw frames read so far whose list of electrons did not end at the last pixel.
     """
-
-    dtype = np.dtype(np.uint16)
 
     def __init__(self, path: Path | str, *, grouping: int | None = None, upsampling: int = 1) -> None:
         if upsampling not in (1, 2, 4):
@@ -91,6 +89,7 @@ class EerMovie:
         if self.grouping > self.header.n_raw:
             raise InputError(f"{self.path}: {self.header.n_raw} raw frames, fewer than one group of {self.grouping}.")
         self.upsampling = upsampling
+        self.dtype = np.dtype(np.uint8 if self.grouping <= 255 else np.uint16)
         self.n_frames = self.header.n_raw // self.grouping
         self.n_dropped = self.header.n_raw - self.n_frames * self.grouping
         self.n_unclosed = 0
@@ -99,8 +98,13 @@ class EerMovie:
         self.pixel_size = size
         self._file = os.open(self.path, os.O_RDONLY)
 
-    def frames(self, first: int, last: int) -> np.ndarray:
-        """Rendered frames `first ... last - 1`, `(n, y, x)` uint16 counts.
+    def frames(self, first: int, last: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Rendered frames `first ... last - 1`, `(n, y, x)` counts of `dtype`.
+
+        Parameters
+        ----------
+        out
+            Array to write into, `(n, y, x)` of `dtype`; fresh memory costs as much time as the counting.
 
         Raises
         ------
@@ -109,7 +113,10 @@ class EerMovie:
         """
         if not 0 <= first <= last <= self.n_frames:
             raise ValueError(f"frames: expected 0 <= first <= last <= {self.n_frames}, got {first}, {last}")
-        out = np.zeros((last - first, *self.shape), np.uint16)
+        if out is None:
+            out = np.empty((last - first, *self.shape), self.dtype)
+        elif out.shape != (last - first, *self.shape) or out.dtype != self.dtype or not out.flags.c_contiguous:
+            raise ValueError(f"out: expected {(last - first, *self.shape)} {self.dtype}, got {out.shape} {out.dtype}")
         for i in range(first, last):
             self._add_raw(i * self.grouping, (i + 1) * self.grouping, out[i - first])
         return out
@@ -130,7 +137,7 @@ class EerMovie:
         self.close()
 
     def _add_raw(self, first: int, last: int, image: np.ndarray) -> int:
-        """Count the electrons of raw frames `first ... last - 1` into `image`; returns their number."""
+        """Count the electrons of raw frames `first ... last - 1` as `image`; returns their number."""
         strips = self._strips[first:last]
         # Each list starts at a whole word and is followed by two empty ones.
         length = np.array([-(-size // 4) + 2 for _, size in strips], np.int64)
@@ -152,17 +159,12 @@ class EerMovie:
 
 
 _CLOSED, _UNCLOSED, _OVERRUN = 0, 1, 2
-_BAND = 1 << 17  # pixels that all lists of a group are counted into before the next: they stay in the cache
+_BAND_BYTES = 1 << 18  # of the picture, which all lists of a group are counted into before the next: it stays in cache
 
 
 @numba.njit(nogil=True, cache=True)
 def _render(words, start, n_bytes, run_bits, x_bits, y_bits, height, width, upsampling, image):  # type: ignore[no-untyped-def] # pragma: no cover
-    """Add the electrons of some lists to `image`; returns the number of each and how it ended."""
-    longest = (1 << run_bits) - 1
-    x_mask, y_mask = (1 << x_bits) - 1, (1 << y_bits) - 1
-    x_flip, y_flip = (1 << x_bits) >> 1, (1 << y_bits) >> 1  # places are stored as two's complement
-    place_bits = x_bits + y_bits
-    code_mask = (1 << (run_bits + place_bits)) - 1
+    """Write the electrons of some lists to `image`; returns the number of each and how it ended."""
     n_pixels = height * width
     flat = image.reshape(-1)
     n = len(start)
@@ -170,65 +172,207 @@ def _render(words, start, n_bytes, run_bits, x_bits, y_bits, height, width, upsa
     state = np.full(n, -1)
     bits = np.zeros(n, np.int64)
     pixels = np.zeros(n, np.int64)
-    trailings = np.zeros(n, np.int64)  # all-zero codes at the end so far: padding, if the list is not closed
+    places = _place_table(x_bits, y_bits, upsampling, width)
+    band = width * max(_BAND_BYTES // (image.itemsize * upsampling * upsampling * width), 1)
     end = 0
     while end < n_pixels:
-        end += _BAND
-        if end >= n_pixels:
-            end = n_pixels + 1
+        begin, end = end, min(end + band, n_pixels)
+        flat[begin * upsampling * upsampling : end * upsampling * upsampling] = 0
         for f in range(n):
             if state[f] >= 0:
                 continue
-            bit, pixel, trailing, count = bits[f], pixels[f], trailings[f], events[f]
-            first = start[f]
-            n_bits = 8 * n_bytes[f]
-            row = pixel // width
-            row_end = (row + 1) * width
-            while pixel < end:
-                if bit > n_bits - run_bits:
-                    state[f] = 1
-                    break
-                at = np.uint64(first + (bit >> 5))  # unsigned indices: no check for negative ones
-                low, high = np.uint64(words[at]), np.uint64(words[at + np.uint64(1)])
-                word = np.int64((low | (high << np.uint64(32))) >> np.uint64(bit & 31))
-                run = word & longest
-                pixel += run
-                bit += run_bits
-                if pixel >= n_pixels:
-                    state[f] = 0 if pixel == n_pixels else 2
-                    break
-                if run == longest:
-                    trailing = 0
-                    continue
-                if bit + place_bits > n_bits:
-                    state[f] = 1
-                    break
-                if upsampling == 1:
-                    flat[np.uint64(pixel)] += 1
-                else:
-                    place = word >> run_bits
-                    x = ((place & x_mask) ^ x_flip) * upsampling >> x_bits
-                    y = (((place >> x_bits) & y_mask) ^ y_flip) * upsampling >> y_bits
-                    while pixel >= row_end:
-                        row += 1
-                        row_end += width
-                    column = pixel - row_end + width
-                    image[np.uint64(row * upsampling + y), np.uint64(column * upsampling + x)] += 1
-                trailing = trailing + 1 if word & code_mask == 0 else 0
-                bit += place_bits
-                count += 1
-                pixel += 1
-            if state[f] == 1:
-                # not closed: take the padding back, which looks like electrons at one place of successive pixels
-                x, y = x_flip * upsampling >> x_bits, y_flip * upsampling >> y_bits
-                for _ in range(trailing):
-                    pixel -= 1
-                    image[pixel // width * upsampling + y, pixel % width * upsampling + x] -= 1
-                count -= trailing
-                if pixel == n_pixels:
-                    state[f] = 0
-            bits[f], pixels[f], trailings[f], events[f] = bit, pixel, trailing, count
+            # Whole words up to the last two of a list need no look at where it ends.
+            safe = 32 * (n_bytes[f] >> 2) - 64
+            if upsampling == 1:
+                found = _count(words, start[f], bits[f], safe, pixels[f], end, run_bits, x_bits + y_bits, flat)
+            else:
+                found = _count_places(
+                    words, start[f], bits[f], safe, pixels[f], end, run_bits, x_bits + y_bits, width, upsampling,
+                    places, flat,
+                )  # fmt: skip
+            bits[f], pixels[f] = found[0], found[1]
+            events[f] += found[2]
+            if bits[f] >= safe or end == n_pixels:
+                last = _count_carefully(
+                    words, start[f], bits[f], 8 * n_bytes[f], pixels[f], end, n_pixels, run_bits, x_bits + y_bits,
+                    width, upsampling, places, flat,
+                )  # fmt: skip
+                bits[f], pixels[f], state[f] = last[0], last[1], last[3]
+                events[f] += last[2]
+                if state[f] == _UNCLOSED:
+                    # Padding looks like electrons at one place of successive pixels: take it back.
+                    trailing = _trailing(words, start[f], 8 * n_bytes[f], n_pixels, run_bits, x_bits + y_bits)
+                    pixel = pixels[f]
+                    for _ in range(trailing):
+                        pixel -= 1
+                        row = pixel // width
+                        flat[(row * upsampling * width + pixel - row * width) * upsampling + places[0]] -= 1
+                    events[f] -= trailing
+                    if pixel == n_pixels:
+                        state[f] = _CLOSED
     return events, state
+
+
+@numba.njit(nogil=True, cache=True)
+def _place_table(x_bits, y_bits, upsampling, width):  # type: ignore[no-untyped-def] # pragma: no cover
+    """Offset in the picture of each place inside a pixel; places are stored as two's complement."""
+    out = np.zeros(1 << (x_bits + y_bits), np.int64)
+    for place in range(len(out)):
+        x = ((place & ((1 << x_bits) - 1)) ^ ((1 << x_bits) >> 1)) * upsampling >> x_bits
+        y = ((place >> x_bits) ^ ((1 << y_bits) >> 1)) * upsampling >> y_bits
+        out[place] = y * upsampling * width + x
+    return out
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _window(words, first, bit):  # type: ignore[no-untyped-def] # pragma: no cover
+    """At least 33 bits from a place in a list on."""
+    at = np.uint64(first + (bit >> 5))  # unsigned indices: no check for negative ones
+    low, high = np.uint64(words[at]), np.uint64(words[at + np.uint64(1)])
+    return (low | (high << np.uint64(32))) >> np.uint64(bit & 31)
+
+
+@numba.njit(nogil=True, cache=True)
+def _count(words, first, bit, safe, pixel, end, run_bits, place_bits, flat):  # type: ignore[no-untyped-def] # pragma: no cover
+    """Count electrons of one list before pixel `end` and bit `safe`; returns where it stopped and their number."""
+    longest = np.uint64((1 << run_bits) - 1)
+    code_bits = run_bits + place_bits
+    two = code_bits <= 16  # a window holds a second code
+    shift = np.uint64(code_bits)
+    count = 0
+    while bit < safe:
+        word = _window(words, first, bit)
+        run = word & longest
+        if run == longest:
+            if pixel + np.int64(run) >= end:
+                break
+            pixel += np.int64(run)
+            bit += run_bits
+            continue
+        pixel += np.int64(run)
+        if pixel >= end:
+            pixel -= np.int64(run)
+            break
+        flat[np.uint64(pixel)] += 1
+        pixel += 1
+        count += 1
+        bit += code_bits
+        if not two:
+            continue
+        run = (word >> shift) & longest
+        after = pixel + np.int64(run)
+        if run == longest or after >= end:
+            continue
+        flat[np.uint64(after)] += 1
+        pixel = after + 1
+        count += 1
+        bit += code_bits
+    return bit, pixel, count
+
+
+@numba.njit(nogil=True, cache=True)
+def _count_places(  # type: ignore[no-untyped-def] # pragma: no cover
+    words, first, bit, safe, pixel, end, run_bits, place_bits, width, upsampling, places, flat
+):
+    """The same on a finer grid."""
+    longest = np.uint64((1 << run_bits) - 1)
+    place_mask = np.uint64((1 << place_bits) - 1)
+    to_place, to_next = np.uint64(run_bits), np.uint64(run_bits + place_bits)
+    code_bits = run_bits + place_bits
+    two = code_bits <= 16
+    count = 0
+    row = pixel // width
+    row_end = (row + 1) * width
+    # pixel (r, c) of the detector begins at upsampling² r width + upsampling c = upsampling p + row_base
+    row_step = upsampling * (upsampling - 1) * width
+    row_base = row * row_step
+    while bit < safe:
+        word = _window(words, first, bit)
+        run = word & longest
+        after = pixel + np.int64(run)
+        if after >= end:
+            break
+        if run == longest:
+            pixel = after
+            bit += run_bits
+            continue
+        while after >= row_end:
+            row_end += width
+            row_base += row_step
+        flat[np.uint64(after * upsampling + row_base + places[(word >> to_place) & place_mask])] += 1
+        pixel = after + 1
+        count += 1
+        bit += code_bits
+        if not two:
+            continue
+        word >>= to_next
+        run = word & longest
+        after = pixel + np.int64(run)
+        if run == longest or after >= end:
+            continue
+        while after >= row_end:
+            row_end += width
+            row_base += row_step
+        flat[np.uint64(after * upsampling + row_base + places[(word >> to_place) & place_mask])] += 1
+        pixel = after + 1
+        count += 1
+        bit += code_bits
+    return bit, pixel, count
+
+
+@numba.njit(nogil=True, cache=True)
+def _count_carefully(  # type: ignore[no-untyped-def] # pragma: no cover
+    words, first, bit, n_bits, pixel, end, n_pixels, run_bits, place_bits, width, upsampling, places, flat
+):
+    """The same up to the very end of a list; also says how it ended, or -1 if it goes on after pixel `end`."""
+    longest = (1 << run_bits) - 1
+    place_mask = (1 << place_bits) - 1
+    count = 0
+    while True:
+        if bit > n_bits - run_bits:
+            return bit, pixel, count, _CLOSED if pixel == n_pixels else _UNCLOSED
+        word = np.int64(_window(words, first, bit))
+        run = word & longest
+        after = pixel + run
+        if after >= n_pixels:
+            return bit, after, count, _CLOSED if after == n_pixels else _OVERRUN
+        if after >= end:
+            return bit, pixel, count, -1
+        pixel = after
+        bit += run_bits
+        if run == longest:
+            continue
+        if bit + place_bits > n_bits:
+            return bit, pixel, count, _UNCLOSED
+        row = pixel // width
+        place = places[(word >> run_bits) & place_mask]
+        flat[(row * upsampling * width + pixel - row * width) * upsampling + place] += 1
+        pixel += 1
+        bit += place_bits
+        count += 1
+
+
+@numba.njit(nogil=True, cache=True)
+def _trailing(words, first, n_bits, n_pixels, run_bits, place_bits):  # type: ignore[no-untyped-def] # pragma: no cover
+    """All-zero codes at the end of a list that is not closed."""
+    longest, code_bits = (1 << run_bits) - 1, run_bits + place_bits
+    bit, pixel, trailing = 0, 0, 0
+    while bit <= n_bits - run_bits:
+        word = np.int64(_window(words, first, bit))
+        run = word & longest
+        pixel += run
+        bit += run_bits
+        if pixel >= n_pixels:
+            break
+        if run == longest:
+            trailing = 0
+            continue
+        if bit + place_bits > n_bits:
+            break
+        trailing = trailing + 1 if word & ((1 << code_bits) - 1) == 0 else 0
+        bit += place_bits
+        pixel += 1
+    return trailing
 
 
 def _read_header(tiff: tifffile.TiffFile, path: Path) -> tuple[EerHeader, list[tuple[int, int]]]:
