@@ -12,6 +12,7 @@ STAGE_WORDS = {
     "pick": ("Picking", "Particles found on the micrographs."),
     "extract": ("Extraction", "Particles cut out, normalised, contrast turned to bright."),
     "class2d": ("Classes", "Particles averaged with their like; junk falls out."),
+    "particles unique": ("Distinct particles", "Each particle once, where several picks sat on it."),
     "abinitio": ("First map", "A start from nothing."),
     "refine": ("Refinement", "Poses and map improved in turns, in two independent halves."),
     "reconstruct": ("Reconstruction", "A map from given poses."),
