@@ -99,10 +99,12 @@ def test_a_moved_project_is_known_again_and_its_images_are_found(project):
     root.rename(moved)
     try:
         told = Told()
+        drawn = (moved / "report.html").stat().st_mtime_ns
         again = run(moved, moved / "simulate-particles" / "001" / "particles.star", told)
         for job in summary["jobs"]:
             assert any("was done before" in text and job in text for text in told.messages), (job, told.messages)
         assert again["jobs"] == summary["jobs"] and again["map"] == summary["map"]
+        assert (moved / "report.html").stat().st_mtime_ns == drawn
         refined = read_particles(moved / "refine" / "001" / "particles.star")
         assert len(refined) == summary["n_out"]
         assert all(str(path).startswith(str(moved)) for path in np.unique(refined.image_path))

@@ -100,10 +100,20 @@ def run_pipeline(
     finally:
         _write_summary(way, started)
     summary = _write_summary(way, started, final)
+    summary["report"] = str(_report(way))
+    return summary
+
+
+def _report(way: Way) -> Path:
+    """The page of the project, drawn unless it tells of these jobs already."""
+    page = way.root / "report.html"
+    records = [job.folder / "job.json" for job in way.jobs]
+    if all(job.resumed for job in way.jobs) and page.exists():
+        if page.stat().st_mtime_ns > max(record.stat().st_mtime_ns for record in records):
+            return page
     from cryoloom.report.project import write_project_report
 
-    summary["report"] = str(write_project_report(project.root))
-    return summary
+    return write_project_report(way.root)
 
 
 def plan_pipeline(
