@@ -170,11 +170,11 @@ def test_a_noisy_micelle_does_not_steer_the_alignment(tmp_path, measure):
     assert excess["local"] <= 0.02
 
 
+# shape, symmetry, SNR at 2.6 Å per pixel; bed c1, cropped to such pixels, would have 0.15 and twice the images
 BEDS_OF_POSES = (
-    # shape, symmetry, SNR
     ("globule", "C1", 0.1),
     ("rod", "D2", 0.05),
-    ("fork", "C1", 0.2),
+    ("fork", "C1", 0.1),
     ("tripod", "C3", 0.1),
 )
 
@@ -184,7 +184,7 @@ def poses_covered(folder, seed):
     shape, symmetry, snr = BEDS_OF_POSES[seed % len(BEDS_OF_POSES)]
     atoms = phantom(shape, symmetry, mass_kda=350.0, seed=seed)
     specimen = Specimen(((potential_map(atoms, 96, 2.6),),), symmetry=symmetry, diameter=atoms.diameter)
-    truth = simulate_particles(specimen, folder / "data", ParticleRecipe(n=600, snr=snr), seed=seed)
+    truth = simulate_particles(specimen, folder / "data", ParticleRecipe(n=1500, snr=snr), seed=seed)
     write_map(specimen.truth(0), folder / "truth.mrc")
     result = run_stage(
         "refine",
