@@ -69,6 +69,15 @@ def test_a_lone_dip_does_not_end_a_good_curve():
     assert locate_crossing(fsc, fsc_noise_covariance((128, 128, 128))).shell == pytest.approx(truth, rel=0.03)
 
 
+def test_a_chance_correlation_of_low_shells_is_no_resolution():
+    covariance = np.diag(1.0 / effective_counts((48, 48, 48), spherical_mask(48, 14.0, 4.0)))
+    fsc = np.zeros(25)
+    fsc[:6] = [1.0, -0.1, 0.38, 0.06, 0.12, 0.08]
+    assert locate_crossing(fsc, covariance).shell <= 1.0
+    fsc[1:4] = [0.99, 0.9, 0.6]
+    assert 3.0 < locate_crossing(fsc, covariance).shell < 5.5
+
+
 @pytest.mark.slow
 @pytest.mark.capability("UNC-5")
 def test_the_interval_of_the_resolution_covers_it_as_often_as_it_says(measure):

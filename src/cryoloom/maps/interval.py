@@ -16,6 +16,9 @@ from cryoloom.maps.fsc import crossing_shell
 ENOUGH = 0.004
 """Standard error of the crossing, relative, below which the window of the fit is not widened."""
 
+EVIDENT = 3.0
+"""Standard errors by which the mean of the FSC up to the crossing must exceed 0; else nothing is shared."""
+
 DISAGREE = 1.5
 """Standard errors of the difference beyond which a wider window is held to disagree with a narrower one."""
 
@@ -51,6 +54,9 @@ class Crossing:
 def locate_crossing(fsc: np.ndarray, covariance: np.ndarray, threshold: float = 0.143) -> Crossing:
     """Crossing of a noisy FSC with its standard error.
 
+    A curve whose mean up to the crossing is no more than chance crosses in shell 1 at the latest: few coefficients of
+    low shells correlate easily.
+
     Parameters
     ----------
     fsc
@@ -85,7 +91,16 @@ def locate_crossing(fsc: np.ndarray, covariance: np.ndarray, threshold: float = 
         slope = abs(fsc[s + 1] - fsc[s - 1]) / 2
         error = math.sqrt(covariance[s, s]) * (1 - threshold**2) / max(slope, 0.02)
         shell = first
+    if _evidence(fsc, covariance, shell) < EVIDENT:
+        shell = min(first, 1.0)
     return Crossing(shell=float(shell), standard_error=float(error), first=first, bounded=True)
+
+
+def _evidence(fsc: np.ndarray, covariance: np.ndarray, shell: float) -> float:
+    """Weighted mean of the FSC from shell 1 to the crossing, in its standard errors for noise."""
+    used = slice(1, max(round(shell), 1) + 1)
+    weight = 1.0 / np.diag(covariance)[used]
+    return float(weight @ fsc[used] / math.sqrt(weight @ covariance[used, used] @ weight))
 
 
 def _settle(
