@@ -14,6 +14,8 @@ from cryoloom.scoring.oracle import oracle_particles
 from cryoloom.scoring.picks import score_picks
 from cryoloom.scoring.poses import score_poses
 
+ALLOWED = 1.10  # true resolution over that of the oracle
+
 
 @dataclass(frozen=True)
 class Step:
@@ -101,5 +103,5 @@ def measure_steps(project: Path, data: Path, symmetry: str, oracle_folder: Path)
     oracle = run_stage("reconstruct", {"particles": images}, {"symmetry": symmetry}, out=oracle_folder)
     best = score_map(read_map(oracle["map"]), true_map, superposed=True).resolution
     reached = score_map(read_map(refine / "map.mrc"), true_map)
-    steps.append(Step("refine", "true resolution", reached.resolution, 1.10 * best, "Å"))
+    steps.append(Step("refine", "true resolution", reached.resolution, ALLOWED * best, "Å"))
     return steps
