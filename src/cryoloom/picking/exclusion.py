@@ -1,11 +1,11 @@
 """Regions that are not thin ice with particles: carbon, ice crystals, aggregates, contamination.
 
-Two signs are used, each against the thin ice of the same micrograph. *Dense*: after the slope of the ice is taken off,
-carbon and crystals are darker in the image than the ice by far more than its own fluctuations; the border runs
+Three signs are used, each against the thin ice of the same micrograph. *Dense*: after the slope of the ice is taken
+off, carbon and crystals are darker in the image than the ice by far more than its own fluctuations; the border runs
 where half of the step of each region is reached, so that it does not depend on the smoothing. *Rough*: the local
-variance of carbon and of piled-up aggregates is higher, where the calmer half of the micrograph sets the scale. The
-typical place is taken to be good, so at most half of a micrograph can be excluded. Neglected: thicker ice that is as
-smooth as thin ice and ends in no edge.
+variance of carbon is higher, where the calmer half of the micrograph sets the scale. *Clumped*: aggregates are
+particles on top of each other; see `clumps`. The typical place is taken to be good, so at most half of a micrograph
+can be excluded. Neglected: thicker ice that is as smooth as thin ice and ends in no edge.
 """
 
 import numpy as np
@@ -13,11 +13,13 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from cryoloom.picking.clumps import clumped_regions
+
 _SMOOTH = 20.0  # Å, standard deviation of the smoothing for the density
 _CORE_SIGMA, _RIM_SIGMA = 9.0, 4.0  # robust deviations: somewhere in a dense region, and everywhere in it
 _RIM = 40.0  # Å around excluded regions, where the fringes of their edges are strongest
-_LOCAL = 60.0  # Å, of the window for the local mean
-_WINDOW = 120.0  # Å, standard deviation of the window for the local variance
+_LOCAL = 30.0  # Å, of the window for the local mean
+_BLOCK = 45.0  # Å, edge of the blocks whose median variance is taken
 _VARIANCE_SIGMA, _LEAST_RATIO = 5.0, 1.5  # robust deviations of the log variance, and the least ratio that counts
 _RIM_RATIO = 0.3  # log variance in excess at the border of a rough region
 _WIDE, _CARBON_RATIO = 0.05, 1.6  # share of the micrograph and ratio of variances from which on an edge is carbon
@@ -34,7 +36,8 @@ def exclusion_mask(image: Tensor, pixel_size: float, *, least_diameter: float = 
     pixel_size
         Å per pixel.
     least_diameter
-        Å; regions of less than four times the area of this circle are not excluded, since they may be particles.
+        Å, of the dense part of a particle; regions of less than four times the area of this circle are not excluded,
+        since they may be particles. If it is 0, aggregates are not looked for.
     """
     plain = image.cpu().numpy().astype(np.float32)
     dense = dense_regions(plain, pixel_size)
@@ -46,6 +49,10 @@ def exclusion_mask(image: Tensor, pixel_size: float, *, least_diameter: float = 
         small = area < np.pi * (least_diameter / pixel_size) ** 2
         small[0] = True
         mask = ~small[label]
+    if least_diameter > 0:
+        excess = plain - ice_level(_smooth(plain, pixel_size))[0]
+        clumped = clumped_regions(excess, dense, rough, least_diameter / pixel_size, 1.5 * _SMOOTH / pixel_size)
+        mask |= clumped | (dense & _grow(clumped, 2 * _SMOOTH / pixel_size))
     if mask.mean() > 0.5:
         mask = np.zeros_like(mask)
     return torch.from_numpy(mask).to(image.device)
@@ -76,7 +83,7 @@ def grow_mask(mask: Tensor, radius_px: float) -> Tensor:
 
 def dense_regions(image: np.ndarray, pixel_size: float) -> np.ndarray:
     """Where matter is much denser than the ice, `(h, w)` bool."""
-    smooth = ndimage.gaussian_filter(image, _SMOOTH / pixel_size)
+    smooth = _smooth(image, pixel_size)
     ice, deviation = ice_level(smooth)
     z = (smooth - ice) / deviation
     candidates, n = ndimage.label(z > _RIM_SIGMA)
@@ -130,31 +137,52 @@ def ice_level(smooth: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def rough_regions(image: np.ndarray, dense: np.ndarray, pixel_size: float) -> np.ndarray:
-    """Where the local variance is much larger than in calm ice, dense regions left out of account, `(h, w)` bool."""
-    rim = _grow(dense, 2.5 * _SMOOTH / pixel_size)
-    seen = (~rim).astype(np.float32)
+    """Where the local variance is much larger than in calm ice, dense regions left out of account, `(h, w)` bool.
+
+    The variance comes from the median of the squares in blocks, and from the median of neighbouring blocks, so that
+    fringes and lone objects do not count and borders stay where they are.
+    """
+    seen = ~_grow(dense, _RIM / pixel_size)
     broad = _LOCAL / pixel_size
-    covered = np.maximum(ndimage.gaussian_filter(seen, broad), 1e-3)
-    flat = (image - ndimage.gaussian_filter(image * seen, broad) / covered) * seen
-    inside = flat[seen > 0]
-    calm = np.clip(flat / max(1.4826 * float(np.median(np.abs(inside))) if len(inside) else 1.0, 1e-9), -6, 6)
-    step = max(1, int(0.25 * _WINDOW / pixel_size))
-    coarse = ndimage.uniform_filter(calm**2, step)[step // 2 :: step, step // 2 :: step]
-    weight = ndimage.uniform_filter(seen, step)[step // 2 :: step, step // 2 :: step]
-    sigma = _WINDOW / pixel_size / step
-    share = ndimage.gaussian_filter(weight, sigma)
-    power = np.where(share > 0.1, ndimage.gaussian_filter(coarse, sigma) / np.maximum(share, 0.1), 0.0)
-    power = np.where(share > 0.1, power, np.median(power[share > 0.1]) if (share > 0.1).any() else 1.0)
-    log = np.log(np.maximum(power, 1e-9))
-    middle = float(np.median(log))
+    share = np.maximum(ndimage.gaussian_filter(seen.astype(np.float32), broad), 1e-3)
+    flat = image - ndimage.gaussian_filter(np.where(seen, image, 0).astype(np.float32), broad) / share
+    block = min(max(7, round(_BLOCK / pixel_size)), *image.shape)
+    cells = _block_medians(np.where(seen, flat**2, np.nan), block)
+    cells = _local_median(cells)
+    unseen = ~np.isfinite(cells)
+    if unseen.all():
+        return np.zeros(image.shape, dtype=bool)
+    middle = float(np.log(max(np.nanmedian(cells), 1e-12)))
+    nearest = ndimage.distance_transform_edt(unseen, return_distances=False, return_indices=True)
+    excess = np.log(np.maximum(cells[tuple(nearest)], 1e-12)) - middle
     # a few large particles make some cells rougher than others; carbon on a quarter of the cells does not count here
-    quartiles = np.quantile(log, [0.25, 0.75])
-    spread = float(np.abs(quartiles - middle).max()) / 0.6745
-    rough = _rough_cells(log - middle, spread)
-    zoom = np.asarray(image.shape) / np.asarray(rough.shape)
-    shapes = zip(image.shape, zoom, rough.shape, strict=True)
-    grid = [np.minimum((np.arange(n) / z).astype(int), m - 1) for n, z, m in shapes]
-    return rough[np.ix_(*grid)]
+    quartiles = np.quantile(excess, [0.25, 0.75])
+    spread = float(np.abs(quartiles).max()) / 0.6745
+    rough = _rough_cells(excess, spread)
+    place = [(np.arange(n) + 0.5) / block - 0.5 for n in image.shape]
+    grid = np.stack(np.meshgrid(*place, indexing="ij"))
+    return ndimage.map_coordinates(rough.astype(np.float32), grid, order=1, mode="nearest") > 0.5
+
+
+def _block_medians(values: np.ndarray, block: int) -> np.ndarray:
+    """Median of each block of `block` squared pixels; NaN where less than a third of it is seen, `(n, m)`."""
+    n, m = (size // block for size in values.shape)
+    cells = values[: n * block, : m * block].reshape(n, block, m, block).swapaxes(1, 2).reshape(n, m, -1)
+    return _median(cells)
+
+
+def _local_median(cells: np.ndarray) -> np.ndarray:
+    """Median of the 5 x 5 cells around each; NaN where less than a third of them are seen."""
+    padded = np.pad(cells, 2, constant_values=np.nan)
+    return _median(np.lib.stride_tricks.sliding_window_view(padded, (5, 5)).reshape(*cells.shape, -1))
+
+
+def _median(values: np.ndarray) -> np.ndarray:
+    """Median over the last axis of what is not NaN; NaN where that is less than a third."""
+    count = np.isfinite(values).sum(-1)
+    ranked = np.sort(values, axis=-1)  # NaN last
+    middle = np.take_along_axis(ranked, np.maximum(count[..., None] - 1, 0) // 2, axis=-1)[..., 0]
+    return np.where(count >= values.shape[-1] / 3, middle, np.nan)
 
 
 def _rough_cells(excess: np.ndarray, spread: float) -> np.ndarray:
@@ -174,6 +202,10 @@ def _rough_cells(excess: np.ndarray, spread: float) -> np.ndarray:
         if stands_out or carbon:
             rough |= inside & (excess > max(0.5 * typical, _RIM_RATIO))
     return rough
+
+
+def _smooth(image: np.ndarray, pixel_size: float) -> np.ndarray:
+    return ndimage.gaussian_filter(image, _SMOOTH / pixel_size)
 
 
 def _grow(mask: np.ndarray, radius_px: float) -> np.ndarray:
