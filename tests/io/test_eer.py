@@ -8,7 +8,7 @@ import pytest
 import tifffile
 
 from cryoloom.contract import InputError
-from cryoloom.io.eer import EerMovie
+from cryoloom.io.eer import EerMovie, _render
 from cryoloom.io.eer_writer import encode_frame, write_eer
 
 SHAPE = (24, 40)
@@ -128,6 +128,44 @@ def test_truncated_and_foreign_files_are_refused(tmp_path):
         EerMovie(tmp_path / "c.eer")
     with pytest.raises(InputError, match="fewer than one group"):
         EerMovie(tmp_path / "a.eer", grouping=8)
+
+
+@pytest.mark.parametrize("bits", [(5, 2, 2), (7, 2, 2), (8, 4, 4), (12, 4, 4), (8, 0, 0)])
+@pytest.mark.parametrize("upsampling", [1, 2, 4])
+def test_codes_of_all_widths_are_read(bits, upsampling):
+    """65002 lets a file choose the bits of runs and places; lists are packed here bit by bit, low bits first."""
+    run_bits, x_bits, y_bits = bits
+    rng = np.random.default_rng(3)
+    shape = (40, 300)
+    longest = (1 << run_bits) - 1
+    expected = np.zeros((shape[0] * upsampling, shape[1] * upsampling), int)
+    lists = []
+    for n in (0, 1, 40, 3_000, 12_000):
+        stream, length, at = 0, 0, 0
+        for pixel in np.sort(rng.choice(12_000, n, replace=False)).tolist():
+            gap = pixel - at
+            while gap >= longest:
+                stream, length, gap = stream | longest << length, length + run_bits, gap - longest
+            x, y = int(rng.integers(1 << x_bits)), int(rng.integers(1 << y_bits))
+            code = gap | (x ^ (1 << x_bits) >> 1) << run_bits | (y ^ (1 << y_bits) >> 1) << (run_bits + x_bits)
+            stream, length, at = stream | code << length, length + run_bits + x_bits + y_bits, pixel + 1
+            row, column = pixel // 300 * upsampling, pixel % 300 * upsampling
+            expected[row + (y * upsampling >> y_bits), column + (x * upsampling >> x_bits)] += 1
+        gap = 12_000 - at
+        while gap >= longest:
+            stream, length, gap = stream | longest << length, length + run_bits, gap - longest
+        stream, length = stream | gap << length, length + run_bits
+        lists.append(stream.to_bytes(-(-length // 8), "little"))
+    sizes = np.array([len(part) for part in lists])
+    room = -(-sizes // 4) + 2
+    start = np.cumsum(room) - room
+    words = np.zeros(room.sum(), "<u4")
+    for part, first in zip(lists, start, strict=True):
+        words.view(np.uint8)[4 * first : 4 * first + len(part)] = np.frombuffer(part, np.uint8)
+    image = np.full(expected.shape, 7, np.uint8)
+    events, state = _render(words, start, sizes, *bits, *shape, upsampling, image)
+    assert events.tolist() == [0, 1, 40, 3_000, 12_000] and not state.any()
+    np.testing.assert_array_equal(image, expected)
 
 
 @pytest.mark.slow
