@@ -48,16 +48,12 @@ def _watermark_images(data, watermark, half):
 @pytest.mark.capability("VAL-7")
 @pytest.mark.parametrize("local_filter", [False, True], ids=["uniform", "local"])
 def test_a_watermark_in_one_half_never_shows_in_the_other(local_filter, small_set, half_column, measure):
-    data = small_set(symmetry="D2", n=160)
+    # with fewer particles chance alone reaches the threshold: the deviation over unrelated marks is told in the note
+    data = small_set(symmetry="D2", n=480)
     n, box, pixel_size = len(data.particles), data.volume.data.shape[0], data.volume.pixel_size
     half = half_column(n)
-    generator = torch.Generator().manual_seed(5)
-    noise = lowpass(torch.randn((box,) * 3, generator=generator), pixel_size, 12.0)
     ball = spherical_mask(box, 0.4 * data.diameter / pixel_size, 3.0)
-    # D2, as the map will be: the mark must survive the symmetry it is put through
-    noise = noise + torch.roll(noise.flip(0, 1), (1, 1), (0, 1))
-    noise = noise + torch.roll(noise.flip(1, 2), (1, 1), (1, 2))
-    watermark = noise * ball
+    watermark = _random_mark(box, pixel_size, ball, 5)
     images = ParticleImages(data.particles).read(np.arange(n))
     mark = _watermark_images(data, watermark, half)
     mark *= 0.15 * images.std() / mark[half == 1].std()
@@ -73,9 +69,26 @@ def test_a_watermark_in_one_half_never_shows_in_the_other(local_filter, small_se
             # the schedule of both runs is one: its numbers per iteration are not what is tested
             state, outcome = iterate(source, replace(state), plan, executor, lambda _: None)
         volumes.append([solve(h, box) for h in outcome.halves])
-    centred = watermark - watermark[ball > 0.5].mean() * ball
-    seen = [float(((b - a) * centred).sum()) for a, b in zip(*volumes, strict=True)]
-    leak = abs(seen[1] / seen[0])
-    assert seen[0] > 0
-    measure(leak, threshold="< 1e-3", note="watermark's amplitude in the other half over that in its own")
+    changed = [b - a for a, b in zip(*volumes, strict=True)]
+    own = _seen(changed[0], watermark, ball)
+    leak = abs(_seen(changed[1], watermark, ball) / own)
+    chance = np.std([_seen(changed[1], _random_mark(box, pixel_size, ball, k), ball) / own for k in range(100, 120)])
+    measure(
+        leak, threshold="< 1e-3",
+        note=f"watermark's amplitude in the other half over that in its own; of unrelated marks there {chance:.1e}",
+    )  # fmt: skip
+    assert own > 0
     assert leak < 1e-3
+
+
+def _random_mark(box, pixel_size, ball, seed):
+    """Smooth noise with D2 symmetry, as the map will have: the mark must survive what it is put through."""
+    noise = lowpass(torch.randn((box,) * 3, generator=torch.Generator().manual_seed(seed)), pixel_size, 12.0)
+    noise = noise + torch.roll(noise.flip(0, 1), (1, 1), (0, 1))
+    noise = noise + torch.roll(noise.flip(1, 2), (1, 1), (1, 2))
+    return noise * ball
+
+
+def _seen(change, mark, ball):
+    """How much of a mark is in a change of a map."""
+    return float((change * (mark - mark[ball > 0.5].mean() * ball)).sum())

@@ -97,6 +97,7 @@ def plan_rings(
     spacing: float = 1.0,
     n_angles: int | None = None,
     n_samples: int | None = None,
+    content_px: float | None = None,
     device: torch.device | str = "cpu",
 ) -> RingPlan:
     """Rings, samples and angles that a particle of a given diameter needs.
@@ -115,6 +116,8 @@ def plan_rings(
         Angles searched, rounded up to a multiple of 4; by default just more than twice the largest `q`.
     n_samples
         Samples over a ring, a multiple of 4, if more than needed: the rings of one plan can then serve several.
+    content_px
+        Diameter beyond which the images hold nothing; the box by default.
     """
     if not 0 < radius_min <= radius <= box / 2:
         raise ValueError(f"radius: expected {radius_min} .. {box / 2} Fourier pixels, got {radius}")
@@ -125,8 +128,9 @@ def plan_rings(
     q_max = max(int(math.floor(turns * last)) + Q_MARGIN, 4)
     smallest = 2 * q_max + 2
     n_angles = 4 * math.ceil(max(n_angles or 0, smallest) / 4)
-    # Content anywhere in the box, which reaches q = π r, must not fold onto the q that are kept.
-    n_samples = 4 * math.ceil(max(smallest, math.pi * last + q_max + 2, n_samples or 0) / 4)
+    # What content reaches, q = π r for content anywhere in the box, must not fold onto the q that are kept.
+    reach = math.pi * last * min(content_px or box, box) / box + (0 if content_px is None else Q_MARGIN)
+    n_samples = 4 * math.ceil(max(smallest, reach + q_max + 2, n_samples or 0) / 4)
     even, odd = torch.arange(0, q_max + 1, 2), torch.arange(1, q_max + 1, 2)
     spans: list[tuple[int, int, int]] = []
     for offset, some in ((0, even), (len(even), odd)):
