@@ -43,8 +43,9 @@ def simulated():
     ]
 
 
+@pytest.mark.capability("FOR-2")
 @pytest.mark.parametrize("sign", [1, -1])
-def test_particles_of_unknown_size_and_contrast_are_found(tmp_path, simulated, sign):
+def test_particles_of_unknown_size_and_contrast_are_found(tmp_path, simulated, measure, sign):
     defocus = np.asarray([m.defocus for m in simulated])
     micrographs = _set(
         tmp_path,
@@ -55,6 +56,7 @@ def test_particles_of_unknown_size_and_contrast_are_found(tmp_path, simulated, s
     )
     job, picks = _pick(tmp_path, micrographs)
     assert job.summary["verdict"] == "found"
+    measure(100.0 * (job.summary["contrast_sign"] == -sign), "%", "== 100", note="picking without coordinates")
     assert job.summary["contrast_sign"] == -sign
     assert 0.85 < job.summary["diameter"] / simulated[0].diameter < 1.25
     for row, truth in enumerate(simulated):
