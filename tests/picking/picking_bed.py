@@ -14,6 +14,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
+from cryoloom.data import MicrographSet, Optics
+from cryoloom.io.mrc import write_mrc
 from cryoloom.optics.ctf import ctf
 
 
@@ -131,6 +133,51 @@ def score_picks(found: np.ndarray, truth: np.ndarray, radius_px: float) -> tuple
             used[j] = True
             n_matched += 1
     return n_matched / len(truth), n_matched / len(found)
+
+
+def simulated_set(folder, mass, axes, n, snr, seed, n_micrographs=3, **options):
+    """Micrographs of a particle in a folder, at different defocus, and their truth."""
+    beads = bead_cloud(mass, axes, seed)
+    truth = [
+        simulate(
+            beads,
+            shape=(1792, 1792),
+            n_particles=n,
+            snr=snr,
+            defocus=8_000 + 6_000 * i,
+            gradient=0.5,
+            seed=100 * seed + i,
+            **options,
+        )
+        for i in range(n_micrographs)
+    ]
+    paths = []
+    for i, micrograph in enumerate(truth):
+        paths.append(str(folder / f"m{i}.mrc"))
+        write_mrc(paths[-1], micrograph.image, 1.5)
+    defocus = np.asarray([m.defocus for m in truth])
+    micrographs = MicrographSet(
+        path=np.asarray(paths),
+        optics=(Optics(pixel_size=1.5),),
+        optics_index=np.zeros(len(paths), int),
+        defocus_u=defocus,
+        defocus_v=defocus,
+        defocus_angle=np.zeros(len(paths)),
+    )
+    return micrographs, truth
+
+
+def pooled_score(picks, micrographs, truth):
+    """Recall and precision over all micrographs."""
+    matched = n_true = n_found = 0.0
+    names = np.asarray([str(m) for m in picks.micrograph])
+    for path, micrograph in zip(micrographs.path, truth, strict=True):
+        own = picks.position_px[names == str(path)]
+        recall, _ = score_picks(own, micrograph.position_px, 0.35 * micrograph.diameter / 1.5)
+        matched += recall * len(micrograph.position_px)
+        n_true += len(micrograph.position_px)
+        n_found += len(own)
+    return matched / n_true, matched / max(n_found, 1)
 
 
 def _scatter(rng, shape, n, spacing_px, edge_px):

@@ -18,58 +18,14 @@ SHAPES = {
 }
 
 
-def simulated_set(folder, mass, axes, n, snr, seed, n_micrographs=3, **options):
-    beads = picking_bed.bead_cloud(mass, axes, seed)
-    truth = [
-        picking_bed.simulate(
-            beads,
-            shape=(1792, 1792),
-            n_particles=n,
-            snr=snr,
-            defocus=8_000 + 6_000 * i,
-            gradient=0.5,
-            seed=100 * seed + i,
-            **options,
-        )
-        for i in range(n_micrographs)
-    ]
-    paths = []
-    for i, micrograph in enumerate(truth):
-        paths.append(str(folder / f"m{i}.mrc"))
-        write_mrc(paths[-1], micrograph.image, 1.5)
-    defocus = np.asarray([m.defocus for m in truth])
-    micrographs = MicrographSet(
-        path=np.asarray(paths),
-        optics=(Optics(pixel_size=1.5),),
-        optics_index=np.zeros(len(paths), int),
-        defocus_u=defocus,
-        defocus_v=defocus,
-        defocus_angle=np.zeros(len(paths)),
-    )
-    return micrographs, truth
-
-
-def pooled_score(picks, micrographs, truth):
-    """Recall and precision over all micrographs."""
-    matched = n_true = n_found = 0.0
-    names = np.asarray([str(m) for m in picks.micrograph])
-    for path, micrograph in zip(micrographs.path, truth, strict=True):
-        own = picks.position_px[names == str(path)]
-        recall, _ = picking_bed.score_picks(own, micrograph.position_px, 0.35 * micrograph.diameter / 1.5)
-        matched += recall * len(micrograph.position_px)
-        n_true += len(micrograph.position_px)
-        n_found += len(own)
-    return matched / n_true, matched / max(n_found, 1)
-
-
 @pytest.mark.slow
 @pytest.mark.capability("PIK-3")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_reference_free_picking_at_low_signal(tmp_path, measure, shape):
     mass, axes, n = SHAPES[shape]
-    micrographs, truth = simulated_set(tmp_path, mass, axes, n, 0.05, seed=11)
+    micrographs, truth = picking_bed.simulated_set(tmp_path, mass, axes, n, 0.05, seed=11)
     job = run_stage("pick", {"micrographs": micrographs}, {}, out=tmp_path / "job", threads=2)
-    recall, precision = pooled_score(read_picks(job["picks"]), micrographs, truth)
+    recall, precision = picking_bed.pooled_score(read_picks(job["picks"]), micrographs, truth)
     note = f"{shape}, diameter auto: {job.summary['diameter']:.0f} Å of {truth[0].diameter:.0f} Å"
     measure(round(recall, 3), "recall", ">= 0.85", note=f"{note}, precision {precision:.3f}")
     assert recall >= 0.85

@@ -5,7 +5,6 @@ import picking_bed
 import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
-from test_capabilities import pooled_score, simulated_set
 
 from cryoloom.io.mrc import write_mrc
 from cryoloom.io.records import read_picks
@@ -35,7 +34,7 @@ def test_recall_of_templates_at_each_signal(tmp_path, measure, shape):
     for snr in (0.02, 0.03, 0.05, 0.1):
         folder = tmp_path / str(snr)
         folder.mkdir()
-        micrographs, truth = simulated_set(folder, mass, axes, n, snr, seed=11, n_micrographs=2)
+        micrographs, truth = picking_bed.simulated_set(folder, mass, axes, n, snr, seed=11, n_micrographs=2)
         job = run_stage(
             "pick",
             {"micrographs": micrographs, "references": tmp_path / "views.mrcs"},
@@ -43,7 +42,7 @@ def test_recall_of_templates_at_each_signal(tmp_path, measure, shape):
             out=folder / "job",
             threads=2,
         )
-        curve[snr] = pooled_score(read_picks(job["picks"]), micrographs, truth)
+        curve[snr] = picking_bed.pooled_score(read_picks(job["picks"]), micrographs, truth)
     text = "; ".join(f"{snr}: {recall:.2f} at {1 - precision:.2f}" for snr, (recall, precision) in curve.items())
     measure(round(curve[0.05][0], 3), "recall", ">= 0.85", note=f"{shape}; SNR: recall at false share: {text}")
     assert curve[0.05][0] >= 0.85
