@@ -6,6 +6,9 @@ import scipy.fft
 import torch
 from motion_bed import simulate, specimen
 
+from cryoloom.ctf_fit.estimate import estimate_image_ctf
+from cryoloom.ctf_fit.model import Beam
+from cryoloom.ctf_fit.search import SearchRange
 from cryoloom.io.gain import ORIENTATIONS, orient
 from cryoloom.maps.fsc import fourier_shell_correlation
 from cryoloom.motion.correct import sum_movie
@@ -157,6 +160,36 @@ def test_even_and_odd_sums_add_up_to_the_full_sum(measure):
     measure(worst, "of the largest value", "< 2e-6 (float rounding)")
     np.testing.assert_array_equal(split.even + split.odd, split.micrograph)
     assert worst < 2e-6
+
+
+@pytest.mark.slow
+@pytest.mark.capability("MOT-6")
+def test_frame_snr_and_defocus_are_read_from_movies_alone(measure):
+    """The signal-to-noise ratio of a frame in the band that is looked at, and the defocus from the aligned sum."""
+    size, pixel_size = 1280, 1.2
+    rng = np.random.default_rng(6)
+    k = np.hypot(scipy.fft.fftfreq(size, pixel_size)[:, None], scipy.fft.fftfreq(size, pixel_size)[None])
+    band = (k > 1 / 300) & (k < 0.42 / (2 * pixel_size))
+    wrong, defocus_errors = [], []
+    for seed in range(8):
+        snr, defocus = float(np.exp(rng.uniform(np.log(1e-3), np.log(1e-2)))), float(rng.uniform(8_000, 25_000))
+        scene = specimen(size + 128, size + 128, pixel_size, np.random.default_rng(seed), defocus=defocus)
+        movie = simulate((size, size), 20, pixel_size=pixel_size, snr=snr, drift_px=10, seed=seed, signal=scene)
+        frames = make_frames(movie.frames)
+        found = estimate_motion(frames, pixel_size)
+        power = np.abs(scipy.fft.fft2(movie.signal)) ** 2
+        wrong.append(abs(found.frame_snr / (snr * float(power[band].sum()) / size**4) - 1))
+        image = sum_movie(frames, found.field, pixel_size, dose_per_frame=1.0, undosed=True).undosed
+        ctf = estimate_image_ctf(torch.from_numpy(image), pixel_size, Beam(300.0, 2.7, 0.1), SearchRange())
+        defocus_errors += [abs(value - defocus) for value in ctf.defocus.uv_angle[:2]]
+    median, high = np.percentile(defocus_errors, [50, 95])
+    measure(max(wrong), "relative error", "<= 0.2", note="largest of 8 movies, frame SNR 1e-3 to 1e-2, 300 to 5.7 Å")
+    measure(
+        high, "Å", "median < 50, 95th percentile < 100", note=f"defocus from the aligned sum; median {median:.0f} Å"
+    )
+    assert max(wrong) <= 0.2
+    assert median < 50
+    assert high < 100
 
 
 @pytest.mark.slow

@@ -109,10 +109,10 @@ def _correct_movie(
     _write_images(folder, name, sums, out_pixel)
     trajectory = estimate.field.trajectory_px * optics.pixel_size
     facts = MovieFacts(
-        str(movies.path[row]),
+        run.relative(movies.path[row]),
         optics.pixel_size,
         optics.voltage_kv,
-        gain_path=None if recipe is None else str(recipe.path),
+        gain_path=None if recipe is None else run.relative(recipe.path),
         binning=h / target[0],
         dose_per_frame=dose or 0.0,
         pre_exposure=pre_exposure,
