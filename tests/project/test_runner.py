@@ -11,12 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cryoloom.compute import choose_device
 from cryoloom.contract import Figure, Input, InputError, Settings, StageDeclaration, TooManyFailures, setting, stage
 from cryoloom.data import VolumeMap
 from cryoloom.io.map_file import write_map
 from cryoloom.project import registry
 from cryoloom.project.folder import create_project
 from cryoloom.project.index import list_jobs
+from cryoloom.project.job import JobRun
+from cryoloom.project.progress import NoProgress
 from cryoloom.project.runner import run_stage
 
 
@@ -267,3 +270,16 @@ def test_a_copied_project_knows_its_jobs_whatever_times_its_files_have(tmp_path,
         file.write(b"x")
     changed = run_stage("double", {"map": copied}, {"factor": 3}, project=create_project(tmp_path / "copy"))
     assert not changed.resumed
+
+
+def test_a_job_names_paths_from_its_project(tmp_path):
+    def run_in(root):
+        return JobRun(
+            tmp_path / "p" / "a" / "001", choose_device("cpu"), seed=0, threads=1, sink=NoProgress(), root=root
+        )
+
+    for root, told in ((tmp_path / "p", "movies/a.tif"), (None, str(tmp_path / "p" / "movies" / "a.tif"))):
+        run = run_in(root)
+        assert run.relative(tmp_path / "p" / "movies" / "a.tif") == told
+        assert run.relative("/elsewhere/b.tif") == "/elsewhere/b.tif"
+        run.close()

@@ -106,6 +106,9 @@ class Run(Protocol):
     def checkpoint(self, name: str) -> Path:
         """Path of a file in the job's private folder for state that must survive a kill (write, then rename)."""
 
+    def relative(self, path: Path | str) -> str:
+        """A path as files of the job name it: from the folder of the project if it lies there, else as it is."""
+
     def log(self, message: str, item: str | None = None) -> None:
         """Write a line to `run.log`."""
 

@@ -37,6 +37,8 @@ class JobRun:
         Threads the job may use.
     sink
         Shows progress.
+    root
+        Project folder that the job belongs to, or None.
 
     Raises
     ------
@@ -44,8 +46,18 @@ class JobRun:
         If another process works in the folder.
     """
 
-    def __init__(self, folder: Path, device: DeviceChoice, *, seed: int, threads: int, sink: ProgressSink) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        device: DeviceChoice,
+        *,
+        seed: int,
+        threads: int,
+        sink: ProgressSink,
+        root: Path | None = None,
+    ) -> None:
         self.folder = folder
+        self._root = root
         self.device = device.device
         self.memory_budget = device.memory_budget
         self.seed = seed
@@ -144,6 +156,10 @@ class JobRun:
         """Path of a file in the job's private folder for state that must survive a kill."""
         return self._private / name
 
+    def relative(self, path: Path | str) -> str:
+        """A path from the folder of the project if it lies there, else as it is."""
+        return relative_path(Path(path), self._root)
+
     def log(self, message: str, item: str | None = None) -> None:
         """Write a line to `run.log`."""
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
@@ -176,6 +192,13 @@ class JobRun:
 
 # A full or read-only disk concerns every item: ENOSPC, EROFS, EDQUOT.
 _FATAL_ERRNO = (28, 30, 122)
+
+
+def relative_path(path: Path, root: Path | None) -> str:
+    """A path from a project folder if it lies there, else as it is."""
+    if root is not None and path.is_relative_to(root):
+        return str(path.relative_to(root))
+    return str(path)
 
 
 def _one_sentence(error: Exception) -> str:

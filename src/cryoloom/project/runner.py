@@ -24,7 +24,7 @@ from cryoloom.contract import CryoloomError, InputError, Settings, StageDeclarat
 from cryoloom.project.files import plain, read_json, write_json
 from cryoloom.project.folder import Project, find_project, is_unused, read_record
 from cryoloom.project.identity import input_identity
-from cryoloom.project.job import JobRun
+from cryoloom.project.job import JobRun, relative_path
 from cryoloom.project.progress import NoProgress, ProgressSink
 from cryoloom.project.registry import find_stage
 from cryoloom.project.stores import input_paths, load_input, store_result
@@ -188,8 +188,8 @@ def run_stage(
         raise InputError(f"{name} runs on the CPU only in this version; leave --require-gpu and --device cuda away.")
     choice = choose_device(device if declaration.uses_gpu else "cpu", require_gpu=require_gpu)
     threads = threads or available_threads()
-    run = JobRun(folder, choice, seed=seed, threads=threads, sink=sink)
     root = project.root if project else None
+    run = JobRun(folder, choice, seed=seed, threads=threads, sink=sink, root=root)
     record = _start_record(declaration, model, inputs, key, seed, choice.description, threads, root)
     if growing:
         record["grown"] = grown
@@ -264,7 +264,9 @@ def _start_record(
     named = {}
     for name, value in inputs.items():
         paths = input_paths(value)
-        named[name] = [_relative(path, root) for path in paths] if paths else ("record" if value is not None else None)
+        named[name] = (
+            [relative_path(path, root) for path in paths] if paths else ("record" if value is not None else None)
+        )
     return {
         "schema": 1,
         "stage": declaration.name,
@@ -303,12 +305,6 @@ def _finished(folder: Path, record: Mapping[str, Any], *, resumed: bool) -> JobR
 def _sizes(value: Any) -> list[list[Any]]:
     """Name, size and time of each file of an input that grows."""
     return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in input_paths(value)]
-
-
-def _relative(path: Path, root: Path | None) -> str:
-    if root is not None and path.is_relative_to(root):
-        return str(path.relative_to(root))
-    return str(path)
 
 
 def _disk_sentence(error: OSError, folder: Path) -> str:
