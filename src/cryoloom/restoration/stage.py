@@ -11,11 +11,11 @@ from cryoloom.data import VolumeMap
 from cryoloom.data.half_maps import check_half_maps
 from cryoloom.maps.corrected import corrected_fsc
 from cryoloom.maps.interval import locate_crossing
+from cryoloom.maps.local_filter import band_centres, restore_locally
 from cryoloom.maps.mask import find_mask
 from cryoloom.maps.sharpen import estimate_bfactor
 from cryoloom.maps.view import map_for_view
 from cryoloom.maps.windowed import WindowedHalves
-from cryoloom.maps.local_filter import band_centres, restore_locally
 from cryoloom.restoration.settings import RESTORE, RestoreSettings
 
 
