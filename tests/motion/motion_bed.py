@@ -146,6 +146,49 @@ def simulate(
     return SimulatedMovie(frames, drift, local, signal_big[margin:-margin, margin:-margin], pixel_size)
 
 
+@dataclass(frozen=True)
+class CorrelatedMovie:
+    """Frames `(t, h, w)`, and displacement `(n, t, 2)` of the content of some places `(n, 2)`, zero in frame 0."""
+
+    frames: np.ndarray
+    position_px: np.ndarray
+    track_px: np.ndarray
+
+
+def simulate_correlated(seed, *, size=1024, n=24, pixel_size=3.0, snr=2e-3, length=4000.0, local_px=0.8, drift_px=8.0):
+    """A movie whose tracks are a random field with the correlation `exp(-distance / length)` in place (Å).
+
+    Steps are largest in the first frames; those of successive frames have a correlation of 0.7.
+    """
+    rng = np.random.default_rng(seed)
+    margin, n_nodes = 64, 12
+    signal = specimen(size + 2 * margin, size + 2 * margin, pixel_size, rng)
+    node = np.linspace(0, size - 1, n_nodes)
+    y, x = (a.ravel() for a in np.meshgrid(node, node, indexing="ij"))
+    distance = np.hypot(y[:, None] - y, x[:, None] - x) * pixel_size
+    root = np.linalg.cholesky(np.exp(-distance / length) + 1e-9 * np.eye(len(y)))
+    step = np.zeros((n_nodes**2, n, 2))
+    for t in range(1, n):
+        step[:, t] = 0.7 * step[:, t - 1] + np.sqrt(1 - 0.49) * (root @ rng.standard_normal((n_nodes**2, 2)))
+    step *= (1 + 3 * np.exp(-np.arange(n) / 3.0))[None, :, None]
+    local = np.cumsum(step, 1)
+    local *= local_px / np.std(local - local.mean(0), axis=(0, 2)).mean()
+    track = local + drift_curve(n, drift_px, rng)[None]
+    track -= track[:, :1]
+    grid_y, grid_x = np.mgrid[:size, :size].astype(np.float32)
+    frames = np.zeros((n, size, size), np.uint8)
+    scale = (n_nodes - 1) / (size - 1)
+    for t in range(n):
+        d = [track[:, t, c].reshape(n_nodes, n_nodes) for c in range(2)]
+        move = [map_coordinates(a, [grid_y * scale, grid_x * scale], order=1, mode="nearest") for a in d]
+        # content at p moves to p + d(p): read at p - d(p - d(p))
+        back = [(grid_y - move[0]) * scale, (grid_x - move[1]) * scale]
+        move = [map_coordinates(a, back, order=1, mode="nearest") for a in d]
+        moved = map_coordinates(signal, [grid_y - move[0] + margin, grid_x - move[1] + margin], order=3, mode="nearest")
+        frames[t] = np.minimum(rng.poisson(np.maximum(1 + np.sqrt(snr) * moved, 0)), 255)
+    return CorrelatedMovie(frames, np.stack([y, x], -1), track)
+
+
 def _spoil(n, shape, pixel_size, fraction, contrast, rng):
     """Textures shared by pairs of frames, at another place in the second frame of each pair, `(n, h, w)`."""
     h, w = shape

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.fft
 import torch
-from motion_bed import simulate, specimen
+from motion_bed import simulate, simulate_correlated, specimen
 
 from cryoloom.ctf_fit.estimate import estimate_image_ctf
 from cryoloom.ctf_fit.model import Beam
@@ -160,6 +160,26 @@ def test_even_and_odd_sums_add_up_to_the_full_sum(measure):
     measure(worst, "of the largest value", "< 2e-6 (float rounding)")
     np.testing.assert_array_equal(split.even + split.odd, split.micrograph)
     assert worst < 2e-6
+
+
+@pytest.mark.slow
+@pytest.mark.capability("MOT-4")
+def test_regularised_motion_follows_correlated_tracks_better_than_a_free_fit(measure):
+    """Tracks correlated over 300, 400 and 500 nm; both fits have the same bases, the free one has no prior."""
+    ratios, residual = [], []
+    for seed, length in enumerate((3000.0, 4000.0, 5000.0)):
+        movie = simulate_correlated(seed, length=length)
+        rms = []
+        for regularised in (True, False):
+            field = estimate_motion(make_frames(movie.frames), 3.0, regularised=regularised).field
+            error = field.at(movie.position_px) - movie.track_px
+            rms.append(float(np.sqrt(np.mean((error - error.mean((0, 1))) ** 2))))
+        residual.append(rms)
+        ratios.append(rms[1] / rms[0])
+    worst = min(ratios)
+    listed = ", ".join(f"{a:.2f} / {b:.2f}" for a, b in residual)
+    measure(worst, "times", "> 1", note=f"free over regularised, least of 3; px, both: {listed}")
+    assert worst > 1
 
 
 @pytest.mark.slow

@@ -65,6 +65,7 @@ def estimate_motion(
     degree: int = 3,
     max_shift: float = 150.0,
     tile: float = 250.0,
+    regularised: bool = True,
     device: torch.device | str = "cpu",
 ) -> MotionEstimate:
     """Estimate the motion field of a movie.
@@ -81,6 +82,8 @@ def estimate_motion(
         Largest displacement between two frames looked for, Å.
     tile
         Side of a tile, Å.
+    regularised
+        False fits the local motion without its prior, for comparison.
     """
     n, (h, w) = frames.n_frames, frames.shape
     if n == 1:
@@ -106,7 +109,7 @@ def estimate_motion(
     rough = trust if trust.min() < 1 else None
     fit = fit_field(
         spectra, shape, degree=degree, initial=rigid_field(whole.field.trajectory_px, shape), ssnr=ssnr,
-        dose_per_frame=dose_per_frame, pair_weight=rough, tolerance_px=0.01,
+        dose_per_frame=dose_per_frame, pair_weight=rough, tolerance_px=0.01, regularised=regularised,
     )  # fmt: skip
     return MotionEstimate(
         field=fit.field.scaled(factor, (h, w)),

@@ -57,6 +57,7 @@ def fit_field(
     pair_weight: np.ndarray | None = None,
     max_iterations: int = 10,
     tolerance_px: float = 0.02,
+    regularised: bool = True,
 ) -> FieldFit:
     """Fit a field of `degree` to the tiles.
 
@@ -70,6 +71,8 @@ def fit_field(
         Signal over noise of one frame per shell to start from, `(n_shells,)`.
     pair_weight
         Weight of each pair of frames, `(t, t)`, or None for ones.
+    regularised
+        False leaves the prior away: the most likely field of the same bases, for comparison.
     """
     n_tiles, n_frames = spectra.n_tiles, spectra.n_frames
     values = mode_values(spectra.centre_px, shape, degree)  # (j, m)
@@ -79,6 +82,8 @@ def fit_field(
     prior = motion_prior(n_frames, degree, dose_per_frame)
     variance = np.full(degree + 1, 0.02)
     variance[0] = max(0.05, float(np.mean(np.diff(modes[0], axis=0) ** 2)))
+    if not regularised:
+        variance[:] = 1e4  # px²: says nothing
     laplacian = pair_laplacian(n_frames, pair_weight)
     scale = np.ones(n_tiles)
     counts = np.maximum(spectra.shell_counts(), 1e-9)
@@ -109,7 +114,7 @@ def fit_field(
         full = np.kron(system, laplacian)
         flat = modes.reshape(n_modes * n_frames, 2)
         proposed, covariance, variance = solve_motion(
-            prior, full, score.reshape(-1, 2) + full @ flat, variance, n_updates=4
+            prior, full, score.reshape(-1, 2) + full @ flat, variance, n_updates=4 if regularised else 0
         )
         moved = np.einsum("jm,mtc->jtc", values, proposed - modes)
         moved -= moved.mean(1, keepdims=True)
