@@ -1,13 +1,10 @@
 """Diameter of the circle that holds the particle, from the images alone.
 
 Particles vary, the background does not: the low-passed power, pixel by pixel, falls with the distance from the
-centre to the level of the background. The circle is drawn around
-nearly all of what is above that level. Once there are class averages, the particle's own extent is that of
-the connected density about their centres.
+centre to the level of the background. The circle is drawn around nearly all of what is above that level.
 """
 
 import numpy as np
-import scipy.ndimage
 import torch
 
 from cryoloom.em.images import ImageReader
@@ -38,43 +35,3 @@ def estimate_diameter(reader: ImageReader, n: int, pixel_size: float, *, largest
         return 0.7 * box * pixel_size
     radius = int(np.searchsorted(np.cumsum(excess) / excess.sum(), 0.95))
     return float(np.clip(1.2 * 2 * radius, 0.4 * box, 0.95 * box) * pixel_size)
-
-
-def particle_extent(averages: np.ndarray, counts: np.ndarray, pixel_size: float) -> float | None:
-    """Largest diameter of the particle in Å, from class averages; None where no average shows one.
-
-    In each average the connected part about the centre that is brighter than a quarter of the brightest is measured:
-    twice the distance from its own centre that holds 99 % of it, so neighbours do not count. The median over the
-    particles, with a margin of a tenth for the longest view, is robust against classes in which neighbours touch.
-
-    Parameters
-    ----------
-    averages
-        Bright particles, `(n, box, box)`.
-    counts
-        Particles in each, `(n,)`.
-    """
-    box = averages.shape[-1]
-    y, x = np.mgrid[:box, :box] - box // 2
-    distance = np.hypot(y, x)
-    found, weight = [], []
-    for average, count in zip(averages, counts, strict=True):
-        smooth = scipy.ndimage.gaussian_filter(average.astype(np.float64), max(0.5, 5.0 / pixel_size))
-        smooth = smooth - np.median(smooth[distance > 0.45 * box])
-        bright = np.quantile(smooth[distance < 0.25 * box], 0.95)
-        label, n = scipy.ndimage.label(smooth > 0.25 * bright)
-        if bright <= 0 or n == 0:
-            continue
-        sizes = np.bincount(label[distance < 0.15 * box], minlength=n + 1)
-        sizes[0] = 0
-        if sizes.max() == 0:
-            continue
-        part = scipy.ndimage.binary_fill_holes(label == sizes.argmax())
-        reach = np.hypot(y[part] - y[part].mean(), x[part] - x[part].mean())
-        found.append(2.0 * float(np.quantile(reach, 0.99)) * pixel_size)
-        weight.append(float(count))
-    if not found:
-        return None
-    order = np.argsort(found)
-    share = np.cumsum(np.asarray(weight)[order]) / max(sum(weight), 1e-12)
-    return float(np.asarray(found)[order][min(int(np.searchsorted(share, 0.9)), len(found) - 1)])

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from cryoloom.class2d.classify import classify
-from cryoloom.class2d.extent import estimate_diameter, particle_extent
+from cryoloom.class2d.extent import estimate_diameter
 from cryoloom.class2d.quality import ClassQuality, judge_classes, particle_junk
 from cryoloom.class2d.rings_source import RingSource
 from cryoloom.class2d.settings import CLASS2D, Class2DSettings
@@ -12,6 +12,7 @@ from cryoloom.class2d.state import Plan, State, load_state, save_state
 from cryoloom.class2d.sums import RingImages, class_samples, ring_correlation, smooth_correlation
 from cryoloom.contract import Figure, InputError, Run, stage
 from cryoloom.data import ParticleSet
+from cryoloom.em.extent import particle_extent
 from cryoloom.em.groups import noise_groups
 from cryoloom.em.images import ImageSource
 from cryoloom.em.rings import plan_rings

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from cryoloom.contract import InputError
+from cryoloom.em.extent import particle_extent
 from cryoloom.fourier import dft_to_image
 from cryoloom.fourier.slices import extract_slices, prepare_volume
 from cryoloom.geometry.directions import direction_grid, grid_rotations
@@ -56,10 +57,17 @@ def load_references(path: Path, *, pixel_size: float | None, contrast: str) -> R
 
 
 def reference_diameter(references: References) -> float:
-    """Diameter in Å of the circle that holds nine tenths of the positive density of the references together."""
+    """Diameter in Å of the circle that holds the references, long views too.
+
+    Where no reference shows a connected particle, or they are not square, the circle that holds nine tenths of the positive density of all of
+    them together.
+    """
+    n, h, w = references.images.shape
+    extent = particle_extent(references.images, np.ones(n), references.pixel_size) if h == w else None
+    if extent is not None:
+        return extent
     mean = np.clip(references.images, 0, None).mean(0)
     mean = np.clip(mean - np.median(mean), 0, None)
-    h, w = mean.shape
     radius = np.hypot(np.arange(h)[:, None] - h // 2, np.arange(w)[None, :] - w // 2)
     order = np.argsort(radius, axis=None)
     total = np.cumsum(mean.reshape(-1)[order])
