@@ -59,8 +59,8 @@ def load_references(path: Path, *, pixel_size: float | None, contrast: str) -> R
 def reference_diameter(references: References) -> float:
     """Diameter in Å of the circle that holds the references, long views too.
 
-    Where no reference shows a connected particle, or they are not square, the circle that holds nine tenths of the positive density of all of
-    them together.
+    Where no reference shows a connected particle, or they are not square, the circle that holds nine tenths of the
+    positive density of all of them together.
     """
     n, h, w = references.images.shape
     extent = particle_extent(references.images, np.ones(n), references.pixel_size) if h == w else None
