@@ -71,7 +71,7 @@ def extract_points_kernel(
 @njit(nogil=True, cache=True, fastmath=True, inline="always")
 def corner_of_point(
     turn: np.ndarray, kx: float, ky: float, centre: int
-) -> tuple[int, int, int, float, float, float, float]:
+) -> tuple[int, int, int, np.float32, np.float32, np.float32, np.float32]:
     """Lower corner (x, y, z) of the cell that holds a point of a slice, its place in the cell, and a sign.
 
     The sign is -1 where the Friedel mate of the point lies in the stored half, `x >= 0`; `turn` is `(3, 2)`.
