@@ -60,7 +60,7 @@ def test_a_large_movie_takes_less_time_than_a_camera_needs(tmp_path, measure):
         round(seconds, 1),
         unit="s",
         threshold="<= 30",
-        note=f"4096² x 50, motion + CTF, reading and writing too, by the clock on {len(os.sched_getaffinity(0))} cores; "
+        note=f"4096² x 50, motion + CTF, reading and writing too, on {len(os.sched_getaffinity(0))} cores; "
         f"{cpu:.0f} CPU s; peak {peak:.1f} GB, the movie as float32 has {4e-9 * N_FRAMES * SIZE**2:.1f} GB",
     )
     assert abs(found.defocus_u[0] - DEFOCUS) < 100
