@@ -1,8 +1,9 @@
 """Classes of maps by expectation maximisation at known poses, every particle judged by maps that have not seen it.
 
-Particles lie in four folds, two in each half. A particle is held against the class maps of the other folds, so its own
-noise does not speak for the class that it is in, and what the memberships claim is what they are worth. Maps are a
-common map plus differences (`differences.py`); populations are the classes' priors; grey scales are integrated out.
+Particles lie in four folds, the quarters of `em/groups.py`, two in each half. A particle is held against the class
+maps of the other folds, so its own noise does not speak for the class that it is in, and what the memberships claim is
+what they are worth. Maps are a common map plus differences (`differences.py`); populations are the classes' priors;
+grey scales are integrated out.
 """
 
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from cryoloom.class3d.differences import DifferencePrior, difference_sums, learn
 from cryoloom.class3d.latent import climb, coordinates, in_order_of, learnt_scale_spread, sort_by_coordinates
 from cryoloom.contract import Executor
 from cryoloom.em.accumulate import accumulate
+from cryoloom.em.groups import N_QUARTERS, quarter_of
 from cryoloom.em.halves import prepare_references
 from cryoloom.em.images import ImageSource
 from cryoloom.em.noise import NoiseModel
@@ -22,9 +24,6 @@ from cryoloom.em.poses import Candidates, PoseTable, single_candidates
 from cryoloom.em.products import slice_products
 from cryoloom.em.solve import SolvableSums, box_for_radius, prepare_sums, solve
 from cryoloom.fourier import fourier_crop
-
-N_FOLDS = 4
-"""Folds of the particles; folds 0 and 1 are half 1, folds 2 and 3 half 2."""
 
 SMALL = 1e-3
 """Memberships below this are not inserted."""
@@ -66,15 +65,6 @@ def begin_mixture(share: np.ndarray, scale_sd: float = 0.1) -> Mixture:
     return Mixture(share, share.mean(0), scale_sd, np.zeros_like(share), -np.inf)
 
 
-def fold_of(half: np.ndarray) -> np.ndarray:
-    """Fold of each particle, `(n,)`: particles of a half in turn."""
-    fold = np.empty(len(half), np.int64)
-    for h in (1, 2):
-        mine = np.flatnonzero(half == h)
-        fold[mine] = 2 * (h - 1) + np.arange(len(mine)) % 2
-    return fold
-
-
 def mixture_step(
     source: ImageSource,
     mixture: Mixture,
@@ -100,7 +90,7 @@ def mixture_step(
     rng, n_starts
         Random starts in the span of the differences; see `judge`.
     """
-    fold = fold_of(poses.half[rows])
+    fold = quarter_of(poses.half[rows])
     sums = class_sums(source, mixture, poses, rows, fold, noise, executor, radius=radius, symmetry=symmetry)
     n_classes = mixture.share.shape[1]
     box = box_for_radius(radius, source.box)
@@ -113,7 +103,7 @@ def mixture_step(
     del halves
     total = total_of(of_class)
     cross, gram = [], []
-    for f in range(N_FOLDS):
+    for f in range(N_QUARTERS):
         rest = minus(total, total_of(sums[f]))
         volumes = [solve(rest, box, prior.mean_ssnr)]
         for c in range(n_classes):
@@ -127,7 +117,7 @@ def mixture_step(
         )  # fmt: skip
         cross.append(found[0])
         gram.append(found[1])
-    order = np.argsort(np.concatenate([np.flatnonzero(fold == f) for f in range(N_FOLDS)]))
+    order = np.argsort(np.concatenate([np.flatnonzero(fold == f) for f in range(N_QUARTERS)]))
     return judge(mixture, np.concatenate(cross)[order], np.concatenate(gram)[order], prior, rng, n_starts)
 
 

@@ -5,6 +5,9 @@ import torch
 
 from cryoloom.data import ParticleSet
 
+N_QUARTERS = 4
+"""Quarters 0 and 1 are those of half 1, quarters 2 and 3 those of half 2."""
+
 
 def half_sets(particles: ParticleSet, generator: torch.Generator) -> np.ndarray:
     """Half of each particle, 1 or 2, `(n,)`: the column `half` where it is there, else a random even split."""
@@ -15,6 +18,15 @@ def half_sets(particles: ParticleSet, generator: torch.Generator) -> np.ndarray:
     half = np.empty(n, np.int64)
     half[order] = np.arange(n) % 2 + 1
     return half
+
+
+def quarter_of(half: np.ndarray) -> np.ndarray:
+    """Quarter of each particle from 0, `(n,)` int64: the particles of each half (1 or 2) in turn."""
+    quarter = np.empty(len(half), np.int64)
+    for h in (1, 2):
+        mine = np.flatnonzero(half == h)
+        quarter[mine] = 2 * (h - 1) + np.arange(len(mine)) % 2
+    return quarter
 
 
 def noise_groups(particles: ParticleSet, which: str) -> np.ndarray:

@@ -8,7 +8,6 @@ bands in place of one cutoff for each voxel, and with quarters, as in SIDESPLITT
 2020, doi:10.1016/j.jsb.2020.107545), so that nothing of one half, not even a choice of filter, enters the other.
 """
 
-import numpy as np
 from torch import Tensor
 
 from cryoloom.contract import Executor
@@ -18,20 +17,8 @@ from cryoloom.fourier import fourier_crop
 from cryoloom.maps.local_filter import restore_locally
 from cryoloom.maps.windowed import WindowedHalves
 
-N_QUARTERS = 4
-"""Volumes 0 and 1 are the quarters of half 1, volumes 2 and 3 those of half 2."""
-
 WINDOW = 2.5
 """Standard deviation of the window about each voxel, in units of the resolution."""
-
-
-def quarter_of(half: np.ndarray) -> np.ndarray:
-    """Quarter of each particle, `(n,)` int64: the particles of a half in turn."""
-    quarter = np.empty(len(half), np.int64)
-    for h in (1, 2):
-        mine = np.flatnonzero(half == h)
-        quarter[mine] = 2 * (h - 1) + np.arange(len(mine)) % 2
-    return quarter
 
 
 def local_reference_volumes(

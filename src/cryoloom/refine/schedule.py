@@ -19,9 +19,10 @@ from cryoloom.contract import Executor
 from cryoloom.em.accumulate import accumulate
 from cryoloom.em.defocus import defocus_shows, fit_defocus
 from cryoloom.em.gauss_newton import PosePriors, refine_poses
+from cryoloom.em.groups import N_QUARTERS, quarter_of
 from cryoloom.em.halves import HalfPair, ball_mask, prepare_references, reference_volumes, solve_halves
 from cryoloom.em.images import ImageSource
-from cryoloom.em.local_references import N_QUARTERS, local_reference_volumes, quarter_of
+from cryoloom.em.local_references import local_reference_volumes
 from cryoloom.em.noise import NoiseModel, estimate_image_power, estimate_noise
 from cryoloom.em.poses import (
     Candidates,
