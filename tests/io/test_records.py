@@ -1,5 +1,7 @@
 """Sets to RELION tables and back: conventions pinned by hand, nothing lost on the way."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import starfile
@@ -396,3 +398,13 @@ def test_public_tables_of_relion_3_and_5_survive_a_round_trip(tmp_path, shared_d
         assert labels - kept <= replaced, path.name
         n += 1
     assert n >= 8
+
+
+def test_the_mtf_of_an_optics_group_is_named_from_the_project_and_found_again(tmp_path):
+    particles = make_particles()
+    (tmp_path / "mtf.star").write_text("data_\n")
+    optics = tuple(replace(group, mtf_path=str(tmp_path / "mtf.star")) for group in particles.optics)
+    write_particles(replace(particles, optics=optics), tmp_path / "job" / "a.star", root=tmp_path)
+    assert str(tmp_path) not in (tmp_path / "job" / "a.star").read_text().split("data_particles")[0]
+    again = read_particles(tmp_path / "job" / "a.star", root=tmp_path)
+    assert [group.mtf_path for group in again.optics] == [str(tmp_path / "mtf.star")] * len(optics)

@@ -5,7 +5,8 @@ Paths are made absolute where the file is found, and written relative to the pro
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def read_movies(path: Path | str, *, root: Path | str | None = None) -> MovieSet
                 raise InputError(f"{table.where}: {len(names)} different _{label}; process the movies of each apart.")
             fields[field] = Path(finder.find(names[0])) if names else None
             labels.add(label)
+    groups = _with_mtf_paths(groups, finder.find)
     return MovieSet(**fields, optics=tuple(groups), optics_index=index, extra=read_extra(table, labels | used))
 
 
@@ -66,7 +68,7 @@ def write_movies(movies: MovieSet, path: Path | str, *, root: Path | str | None 
     for label, value in (("rlnMicrographGainName", movies.gain_path), ("rlnMicrographDefectFile", movies.defect_path)):
         if value is not None:
             columns[label] = np.full(len(movies), shorten(str(value)), dtype=object)
-    _write_set(path, movies, "movies", columns)
+    _write_set(path, movies, "movies", columns, shorten)
 
 
 def read_micrographs(path: Path | str, *, root: Path | str | None = None) -> MicrographSet:
@@ -82,6 +84,7 @@ def read_micrographs(path: Path | str, *, root: Path | str | None = None) -> Mic
             names = map_unique(fields[name], _without_type_suffix)
             fields[name] = finder.find_all(names)
     labels.add("rlnCtfAstigmatism")
+    groups = _with_mtf_paths(groups, finder.find)
     return MicrographSet(**fields, optics=tuple(groups), optics_index=index, extra=read_extra(table, labels | used))
 
 
@@ -96,7 +99,7 @@ def write_micrographs(micrographs: MicrographSet, path: Path | str, *, root: Pat
         columns["rlnCtfImage"] = map_unique(columns["rlnCtfImage"], lambda n: n if n.endswith(".mrc") else f"{n}:mrc")
     if micrographs.defocus_u is not None and micrographs.defocus_v is not None:
         columns["rlnCtfAstigmatism"] = np.abs(np.asarray(micrographs.defocus_u) - np.asarray(micrographs.defocus_v))
-    _write_set(path, micrographs, "micrographs", columns)
+    _write_set(path, micrographs, "micrographs", columns, shorten)
 
 
 def read_particles(path: Path | str, *, root: Path | str | None = None) -> ParticleSet:
@@ -127,12 +130,14 @@ def read_particles(path: Path | str, *, root: Path | str | None = None) -> Parti
     _read_positions(table, fields, labels)
     _read_pose(table, fields, labels, groups, index)
     groups = _with_boxes(groups, index, fields["image_path"])
+    groups = _with_mtf_paths(groups, finder.find)
     return ParticleSet(**fields, optics=tuple(groups), optics_index=index, extra=read_extra(table, labels | used))
 
 
 def write_particles(particles: ParticleSet, path: Path | str, *, root: Path | str | None = None) -> None:
     """Write particles as `data_optics` and `data_particles`; paths inside `root` relative to it."""
-    _write_set(path, particles, "particles", particle_columns(particles, relative_to_root(root)))
+    shorten = relative_to_root(root)
+    _write_set(path, particles, "particles", particle_columns(particles, shorten), shorten)
 
 
 def read_picks(path: Path | str, *, root: Path | str | None = None) -> PickSet:
@@ -475,13 +480,20 @@ def _pick_columns(picks: PickSet) -> dict[str, np.ndarray]:
     return out
 
 
-def _write_set(path: Path | str, record: Any, block: str, columns: dict[str, np.ndarray]) -> None:
+def _with_mtf_paths(groups: Sequence[Optics], convert: Callable[[str], str]) -> list[Optics]:
+    """Optics groups with the paths of their MTF files converted."""
+    return [replace(group, mtf_path=convert(group.mtf_path)) if group.mtf_path else group for group in groups]
+
+
+def _write_set(
+    path: Path | str, record: Any, block: str, columns: dict[str, np.ndarray], shorten: Callable[[str], str]
+) -> None:
     """Optics and rows; labels of `extra` that a field took over are left out."""
     columns = dict(columns)
     columns["rlnOpticsGroup"] = np.asarray(record.optics_index, dtype=np.int64) + 1
     columns |= {label: values for label, values in extra_columns(record.extra).items() if label not in columns}
     blocks: dict[str, Any] = {}
     if record.optics:
-        blocks["optics"] = optics_columns(record.optics, block)
+        blocks["optics"] = optics_columns(_with_mtf_paths(record.optics, shorten), block)
     blocks[block] = columns
     write_star(path, blocks)
