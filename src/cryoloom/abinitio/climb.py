@@ -63,8 +63,8 @@ def climb(
     batch
         Images in a batch.
     memory
-        What is left of the sums after each batch: with 0.7 the model rests on the last three or four, and the noise
-        of so few carries more starts out of shallow optima than longer memories do.
+        What is left of the sums after each batch: with 0.7 the model rests on the last three or four, whose noise
+        may carry it out of shallow optima (what was tried stands in `docs/apoferritin.md`).
 
     Returns
     -------

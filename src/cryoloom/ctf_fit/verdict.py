@@ -4,7 +4,7 @@ from typing import Any
 
 from cryoloom.ctf_fit.settings import CtfSettings
 
-MIN_GAIN = 25.0  # the best fit to spectra without rings stays below in 99 % (at most 22.4 in 40)
+MIN_GAIN = 25.0  # the best fit to spectra without rings stayed below in 40 images (22.4 at most)
 MAX_ERROR = 500.0  # Å; then rings at 6 Å may be off by a quarter of their distance
 K_NEEDED = 1 / 10  # 1/Å; images whose rings surely end before are of no use
 

@@ -5,7 +5,8 @@ number per shell serves neither. Each half of the particles is cut into two quar
 place and band by band, lies signal (`maps/local_filter.py`), and the half's map is weighted by that. It is the idea of
 non-uniform refinement (Punjani, Zhang and Fleet 2020, doi:10.1038/s41592-020-00990-8), with Wiener's weight in
 bands in place of one cutoff for each voxel, and with quarters, as in SIDESPLITTER (Ramlaul, Palmer, Nakane and Aylett
-2020, doi:10.1016/j.jsb.2020.107545), so that nothing of one half, not even a choice of filter, enters the other.
+2020, doi:10.1016/j.jsb.2020.107545), so that the weights of one half come from that half alone. The halves share one
+number: the resolution that they reach sets the window and the last band.
 """
 
 from torch import Tensor

@@ -93,7 +93,7 @@ def restore_locally(
         shared = (cross / power.clamp_min(1e-30)).clamp(0.0, 0.999)
         alive = alive * (shared / SHARED).clamp(0.0, 1.0)
         weights.append(alive * 2 * shared / (1 + shared))
-        if centre >= 1 / fit_low:
+        if sharpen and centre >= 1 / fit_low:
             log_amplitude = 0.5 * cross.clamp_min(1e-30).log() - math.log(centre)
             excess = log_amplitude - float(protein_log_amplitude(np.array(centre)))
             fit.add(centre, excess, shared, alive, pair.independent_values(centre, width))
