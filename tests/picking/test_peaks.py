@@ -49,6 +49,23 @@ def test_of_a_candidate_and_a_decoy_side_by_side_the_higher_one_stays():
 def test_the_background_gets_mean_zero_and_deviation_one_beside_bright_particles():
     score = 3 + 2 * torch.randn(400, 400, generator=torch.Generator().manual_seed(0))
     score[:60] += 30
-    scaled = normalise_by_background(score)[100:]
+    scaled = normalise_by_background(score)[0][100:]
     assert abs(float(scaled.mean())) < 0.25
     assert float(scaled.std()) == pytest.approx(1.0, abs=0.15)
+
+
+def test_masked_regions_do_not_change_the_scale_of_the_background():
+    score = 3 + 2 * torch.randn(400, 400, generator=torch.Generator().manual_seed(0))
+    whole = normalise_by_background(score)[0][200:]
+    score[:180], valid = 0.0, torch.zeros(400, 400, dtype=torch.bool)
+    valid[180:] = True
+    masked = normalise_by_background(score, valid=valid)[0][200:]
+    assert float((masked - whole).abs().max()) < 0.1
+    assert float((normalise_by_background(score)[0][200:] - whole).abs().max()) > 1.0
+
+
+def test_a_map_and_its_inverted_twin_are_put_on_one_scale():
+    score = torch.randn(400, 400, generator=torch.Generator().manual_seed(1))
+    score[::20, ::20] += 30
+    positive, negative = normalise_by_background(score, -score)
+    assert float((positive + negative).std()) < 1e-5

@@ -77,7 +77,7 @@ def test_peaks_are_told_from_the_fringes_of_their_neighbours():
     spectrum = Spectrum(noise, (4.0, 4.0), transfer, margin_px=0)
     spread = spectrum.point_spread(template, 30)
     assert float(spread[30, 30]) == pytest.approx(1.0)
-    score = normalise_by_background(spectrum.score_map(template))
+    (score,) = normalise_by_background(spectrum.score_map(template))
     lone = torch.zeros(256, 256)
     for y, x in ((100, 100), (100, 122)):
         lone[y - 30 : y + 31, x - 30 : x + 31] += 12.0 * spread

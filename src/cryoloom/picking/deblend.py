@@ -36,7 +36,9 @@ class Deblended:
     residual: Tensor
 
 
-def deblend(score: Tensor, spread: np.ndarray, distance_px: float, *, lowest: float) -> Deblended:
+def deblend(
+    score: Tensor, spread: np.ndarray, distance_px: float, *, lowest: float, valid: Tensor | None = None
+) -> Deblended:
     """Take the peaks of a score map apart.
 
     Parameters
@@ -49,12 +51,14 @@ def deblend(score: Tensor, spread: np.ndarray, distance_px: float, *, lowest: fl
         Smallest distance of two peaks.
     lowest
         Peaks below are not listed.
+    valid
+        Where the map tells of the background, `(h, w)` bool; by default everywhere.
     """
     for _ in range(_PASSES):
         place, value = find_peaks(score, distance_px, lowest=lowest)
         residual, own, amplitude = _subtract(score.cpu().numpy(), place, value, spread)
         left = torch.from_numpy(residual).to(score.device)
-        middle, deviation = noise_level(left)
+        middle, deviation = noise_level(left, valid)
         score = (score - middle) / deviation
     residual_map = (left - middle) / deviation
     own = (own - middle) / deviation

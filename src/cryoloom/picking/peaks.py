@@ -6,6 +6,8 @@ from scipy.ndimage import maximum_filter
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+_LEAST_VALID = 400  # pixels; fewer do not tell what the background is
+
 
 def find_peaks(score: Tensor, distance_px: float, *, lowest: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """Local maxima, the highest first; a lower one closer than `distance_px` to a higher one is dropped.
@@ -66,21 +68,39 @@ def refine_peaks(score: np.ndarray, position: np.ndarray) -> np.ndarray:
     return refined
 
 
-def normalise_by_background(score: Tensor) -> Tensor:
-    """Shift and scale so that the background, judged by the lower half of all values, has mean 0 and deviation 1."""
-    low, middle = _quantiles(score, (0.1587, 0.5))
-    return (score - middle) / max(middle - low, 1e-6)
+def normalise_by_background(*scores: Tensor, valid: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Shift and scale so that the background, judged by the lower half of all values, has mean 0 and deviation 1.
+
+    Maps given together are put on one scale, that of all their values: peaks of a map and of its inverted twin can
+    then be counted against each other.
+
+    Parameters
+    ----------
+    scores
+        Maps, `(h, w)` each.
+    valid
+        Where values count for the background, `(h, w)` bool; masked regions hold nothing. By default everywhere.
+    """
+    low, middle = _quantiles([_valid_values(score, valid) for score in scores], (0.1587, 0.5))
+    return tuple((score - middle) / max(middle - low, 1e-6) for score in scores)
 
 
-def noise_level(residual: Tensor) -> tuple[float, float]:
-    """Median and standard deviation of noise, the latter from the middle two thirds of all values."""
-    low, middle, high = _quantiles(residual, (0.1587, 0.5, 0.8413))
+def noise_level(residual: Tensor, valid: Tensor | None = None) -> tuple[float, float]:
+    """Median and standard deviation of noise, the latter from the middle two thirds of all (valid) values."""
+    low, middle, high = _quantiles([_valid_values(residual, valid)], (0.1587, 0.5, 0.8413))
     return middle, max(0.5 * (high - low), 1e-6)
 
 
-def _quantiles(values: Tensor, at: tuple[float, ...]) -> list[float]:
-    """Quantiles of a sample of some 40,000 of the values."""
-    sample = values.reshape(-1)[:: max(1, values.numel() // 40_000)].cpu().numpy()
+def _valid_values(values: Tensor, valid: Tensor | None) -> Tensor:
+    """The values that count, all where hardly any would."""
+    if valid is None or int(valid.sum()) < _LEAST_VALID:
+        return values.reshape(-1)
+    return values[valid]
+
+
+def _quantiles(values: list[Tensor], at: tuple[float, ...]) -> list[float]:
+    """Quantiles of a sample of some 40,000 of each list of values."""
+    sample = np.concatenate([v[:: max(1, v.numel() // 40_000)].cpu().numpy() for v in values])
     places = [int(q * len(sample)) for q in at]
     ranked = np.partition(sample, places)
     return [float(ranked[i]) for i in places]

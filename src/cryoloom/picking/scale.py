@@ -46,7 +46,9 @@ class Scale:
     clear: bool
 
 
-def count_votes(spectrum: Spectrum, diameters: Sequence[float], pixel_size: float) -> tuple[np.ndarray, np.ndarray]:
+def count_votes(
+    spectrum: Spectrum, diameters: Sequence[float], pixel_size: float, valid: Tensor | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Votes of one micrograph for each diameter, from bright and from dark peaks, `(n,)` each.
 
     Parameters
@@ -57,19 +59,22 @@ def count_votes(spectrum: Spectrum, diameters: Sequence[float], pixel_size: floa
         Å, rising.
     pixel_size
         Å per pixel.
+    valid
+        Where the micrograph is not masked, `(h, w)` bool; by default everywhere.
     """
     bright: list[tuple[np.ndarray, np.ndarray]] = []
     dark: list[tuple[np.ndarray, np.ndarray]] = []
     for diameter in diameters:
         score = spectrum.score_map(RoundTemplate.ball(diameter))
         for sign, peaks in ((1, bright), (-1, dark)):
-            peaks.append(_peaks(sign * score, diameter, pixel_size))
+            peaks.append(_peaks(sign * score, diameter, pixel_size, valid))
     sizes = np.asarray(diameters)
     return _votes(bright, sizes), _votes(dark, sizes)
 
 
-def _peaks(score: Tensor, diameter: float, pixel_size: float) -> tuple[np.ndarray, np.ndarray]:
-    place, value = find_peaks(normalise_by_background(score), _OVERLAP * diameter / pixel_size, lowest=_LOWEST)
+def _peaks(score: Tensor, diameter: float, pixel_size: float, valid: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
+    (score,) = normalise_by_background(score, valid=valid)
+    place, value = find_peaks(score, _OVERLAP * diameter / pixel_size, lowest=_LOWEST)
     return place * pixel_size, value
 
 

@@ -91,7 +91,7 @@ def survey_scales(
     flat = flatten_background(fill_excluded(image, mask, px), diameters[-1] / px)
     flat = torch.where(mask, torch.zeros_like(flat), flat)
     spectrum = Spectrum(flat, reduced.pixel_size, transfer, margin_px=int(0.5 * diameters[-1] / px))
-    return count_votes(spectrum, diameters, px)
+    return count_votes(spectrum, diameters, px, ~mask)
 
 
 def search_micrograph(
@@ -133,12 +133,13 @@ def search_micrograph(
     """
     reduced = reduce_micrograph(image, pixel_size, diameter / 16, dark=dark)
     px = reduced.mean_pixel_size
-    excluded = None
+    excluded, valid = None, None
     if exclude:
         mask = exclusion_mask(reduced.image, px, least_diameter=diameter)
         flat = flatten_background(fill_excluded(reduced.image, mask, px), 2 * diameter / px)
         flat = torch.where(mask, torch.zeros_like(flat), flat)
         excluded = grow_mask(mask, 0.5 * diameter / px)  # a particle there would touch it
+        valid = ~excluded
     else:
         flat = flatten_background(reduced.image, 2 * diameter / px)
     spectrum = Spectrum(flat, reduced.pixel_size, transfer, margin_px=int(diameter / px))
@@ -147,13 +148,13 @@ def search_micrograph(
     if matcher is None:
         template = template or RoundTemplate.ball(diameter)
         spread = spectrum.point_spread(template, int(2 * diameter / px))
-        score = normalise_by_background(spectrum.score_map(template))
-        found = deblend(score, spread.cpu().numpy(), reach, lowest=LOWEST)
+        (score,) = normalise_by_background(spectrum.score_map(template), valid=valid)
+        found = deblend(score, spread.cpu().numpy(), reach, lowest=LOWEST, valid=valid)
         place, value, decoy = found.position, found.value, -found.residual
     else:
         score, decoy, labels = matcher(spectrum, px)
-        place, value = find_peaks(normalise_by_background(score), reach, lowest=LOWEST)
-        decoy = normalise_by_background(decoy)
+        score, decoy = normalise_by_background(score, decoy, valid=valid)
+        place, value = find_peaks(score, reach, lowest=LOWEST)
     decoy_place, decoys = find_peaks(decoy, reach, lowest=LOWEST)
     contested, decoys_kept = compete(place, value, decoy_place, decoys, reach)
     inside = _usable(place, reduced, margin, excluded)

@@ -73,7 +73,7 @@ def find_particles(way: Way, micrographs: Path) -> FoundParticles | None:
             best = this
         if number > 0 and this.moved < SETTLED:
             break
-        picked_diameter = picked_diameter or picks.summary["diameter"]
+        picked_diameter = extent
         references = {"references": classes.folder / "class_averages_selected.mrcs"}
     if best is None:
         way.sink.message("No particles were found that look like particles in 2D.", warning=True)
