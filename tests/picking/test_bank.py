@@ -3,8 +3,10 @@
 import numpy as np
 import torch
 
-from cryoloom.picking.bank import References, build_bank, match_bank, turn
+from cryoloom.picking.bank import References, build_bank, turn
+from cryoloom.picking.bank_match import BankMatch, match_bank
 from cryoloom.picking.matched import Spectrum
+from cryoloom.picking.peaks import find_peaks, normalise_by_background
 
 
 def _lopsided(n=33):
@@ -39,18 +41,51 @@ def test_place_angle_and_reference_of_a_hidden_particle_are_found():
     image[50 - 16 : 50 + 17, 80 - 16 : 80 + 17] += torch.from_numpy(turn(first, angle, 33, 1.0))
     spectrum = Spectrum(image, (4.0, 4.0), None, margin_px=16, exponent=0.0)
     bank = build_bank(references, 4.0, 90.0, np.deg2rad(15.0))
-    score, decoy, labels = match_bank(spectrum, bank)
-    y, x = np.unravel_index(int(score.argmax()), score.shape)
-    assert abs(y - 50) <= 1 and abs(x - 80) <= 1
-    assert int(labels["class_number"][y, x]) == 2
-    assert abs(float(labels["psi"][y, x]) - angle) < 1e-4
-    assert float(decoy.max()) < float(score.max())
+    found = match_bank(spectrum, bank, distance_px=10.0, apart_px=20.0, lowest=2.0)
+    assert np.abs(found.position[0] - [50, 80]).max() <= 1
+    assert int(bank.class_number[found.template[0]]) == 2
+    assert abs(float(bank.psi[found.template[0]]) - angle) < 1e-4
+    assert float(found.decoy.max()) < found.value[0]
 
 
 def test_scores_of_white_noise_have_deviation_one():
     image = torch.randn(200, 220, generator=torch.Generator().manual_seed(3))
     bank = build_bank(References(_lopsided()[None], 4.0), 4.0, 90.0, 2 * np.pi)
     for exponent in (0.0, 0.5, 1.0):
-        score, decoy, _ = match_bank(Spectrum(image, (4.0, 4.0), None, margin_px=16, exponent=exponent), bank)
+        spectrum = Spectrum(image, (4.0, 4.0), None, margin_px=16, exponent=exponent)
+        score, decoy, _ = BankMatch(spectrum, bank).best()
         assert abs(float(score.std()) - 1) < 0.2
         torch.testing.assert_close(decoy, -score)
+
+
+def test_side_lobes_of_a_particle_are_gone_once_it_is_subtracted():
+    generator = torch.Generator().manual_seed(1)
+    rod = np.zeros((33, 33), dtype=np.float32)
+    rod[4:29, 14:19] = 1.0
+    image = 0.5 * torch.randn(160, 160, generator=generator)
+    for y, x in ((50, 50), (50, 110), (110, 80)):
+        image[y - 16 : y + 17, x - 16 : x + 17] += torch.from_numpy(rod)
+    spectrum = Spectrum(image, (4.0, 4.0), None, margin_px=20, exponent=0.0)
+    bank = build_bank(References(rod[None], 4.0), 4.0, 110.0, np.deg2rad(15.0))
+    found = match_bank(spectrum, bank, distance_px=6.0, apart_px=28.0, lowest=2.0)
+    places = {tuple(np.rint(place).astype(int)) for place in found.position[:3]}
+    assert all(min(abs(y - a) + abs(x - b) for a, b in places) <= 1 for y, x in ((50, 50), (50, 110), (110, 80)))
+    raw = BankMatch(spectrum, bank).best()
+    (score, _) = normalise_by_background(raw[0], raw[1])
+    lobes = find_peaks(score, 6.0, lowest=2.0)[1]
+    assert found.value[3] / found.value[2] < 0.6 * lobes[3] / lobes[2]
+
+
+def test_a_subtracted_template_leaves_nothing_at_the_edge_either():
+    bank = build_bank(References(_lopsided()[None], 4.0), 4.0, 90.0, np.deg2rad(15.0))
+    image = torch.zeros(96, 110)
+    turned = (bank.coefficients[5] @ bank.components.flatten(1)).reshape(bank.components.shape[1:])
+    half = turned.shape[0] // 2
+    image[: half + 1 + 3, 40 - half : 41 + half] = turned[half - 3 :]
+    image += 1e-3 * torch.randn(image.shape, generator=torch.Generator().manual_seed(2))
+    match = BankMatch(Spectrum(image, (4.0, 4.0), None, margin_px=20, exponent=0.0), bank)
+    before = float(match.best()[0].max())
+    pixel, row = np.asarray([[3, 40]]), np.asarray([5])
+    match.subtract(pixel, row, match.score(pixel, row))
+    inside = match.best()[0][3 + half :]
+    assert float(inside.abs().max()) < 0.2 * before

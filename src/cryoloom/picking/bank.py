@@ -1,10 +1,8 @@
-"""A bank of turned templates in a compressed form, and its correlation with a micrograph.
+"""A bank of turned templates in a compressed form.
 
 Templates turned to all angles are alike, so the bank is replaced by a few orthogonal components (truncated
-singular value decomposition): the micrograph is correlated with each component by FFT, and the correlation with
-every turned template is a weighted sum of those maps at each pixel. The score of a template t at x is
-`<t c, w X>_x / sqrt(<t c, w² S t c>)` with the CTF c, the power spectrum S of the micrograph and the weight
-w = S^-exponent: its standard deviation over noise of that spectrum is 1.
+singular value decomposition): a micrograph is correlated with each component by FFT, and the correlation with every
+turned template is a weighted sum of those maps at each pixel; see `bank_match`.
 """
 
 import math
@@ -14,11 +12,6 @@ import numpy as np
 import torch
 from scipy.ndimage import affine_transform
 from torch import Tensor
-
-from cryoloom.fourier import half_spectrum_weights, irfftn, rfftn
-from cryoloom.picking.matched import Spectrum
-
-_PIXELS = 16_384  # pixels whose scores are computed at a time
 
 
 @dataclass(frozen=True)
@@ -115,52 +108,6 @@ def turn(image: np.ndarray, angle: float, size: int, step: float) -> np.ndarray:
     centre = np.asarray(image.shape) // 2
     offset = centre - matrix @ np.asarray([size // 2, size // 2])
     return affine_transform(image, matrix, offset=offset, output_shape=(size, size), order=3, mode="constant")
-
-
-def match_bank(spectrum: Spectrum, bank: Bank) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Best score over the bank at each pixel, the best of the inverted micrograph, and which template it was.
-
-    Returns
-    -------
-    score, decoy
-        `(h, w)`.
-    labels
-        `psi` and `class_number`, `(h, w)`.
-    """
-    h, w = spectrum.image_shape
-    m = spectrum.margin_px
-    device = spectrum.weighted.device
-    size = bank.components.shape[-1]
-    k = len(bank.components)
-    columns = half_spectrum_weights(spectrum.shape[1], device=device)
-    noise = (spectrum.weight * spectrum.power_weight * columns).reshape(-1)
-    maps = torch.empty(k, h * w, device=device)
-    seen = torch.empty(k, spectrum.radius.numel(), dtype=torch.complex64, device=device)
-    for i, component in enumerate(bank.components.to(device)):
-        padded = torch.zeros(spectrum.shape, device=device)
-        padded[:size, :size] = component
-        padded = torch.roll(padded, (-(size // 2), -(size // 2)), (0, 1))
-        dft = rfftn(padded, 2) * spectrum.ctf
-        maps[i] = irfftn(spectrum.weighted * dft.conj(), spectrum.shape)[m : m + h, m : m + w].reshape(-1)
-        seen[i] = dft.reshape(-1) * noise.sqrt()
-    seen = torch.view_as_real(seen).reshape(k, -1)
-    gram = (seen @ seen.T) / (spectrum.shape[0] * spectrum.shape[1]) ** 2
-    coefficients = bank.coefficients.to(device)
-    deviation = torch.einsum("jk,kl,jl->j", coefficients, gram, coefficients).clamp_min(1e-20).sqrt()
-    coefficients = coefficients / deviation[:, None]
-    best = torch.empty(h * w, device=device)
-    worst = torch.empty(h * w, device=device)
-    which = torch.empty(h * w, dtype=torch.int64, device=device)
-    for start in range(0, h * w, _PIXELS):
-        values = coefficients @ maps[:, start : start + _PIXELS]
-        best[start : start + _PIXELS], which[start : start + _PIXELS] = values.max(0)
-        worst[start : start + _PIXELS] = -values.min(0).values
-    labels = {"psi": bank.psi.to(device)[which], "class_number": bank.class_number.to(device)[which]}
-    return (
-        best.reshape(h, w),
-        worst.reshape(h, w),
-        {name: plane.reshape(h, w) for name, plane in labels.items()},
-    )
 
 
 def _lowpass(image: np.ndarray, ratio: float) -> np.ndarray:

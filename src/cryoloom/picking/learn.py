@@ -17,12 +17,10 @@ from cryoloom.picking.calibrate import calibrate
 from cryoloom.picking.junk import outliers
 from cryoloom.picking.matched import Transfer, default_transfer
 from cryoloom.picking.radial import Normal, fit_template
-from cryoloom.picking.search import Candidates, measure_shape, search_micrograph
+from cryoloom.picking.search import CORE, Candidates, measure_shape, search_micrograph
 from cryoloom.picking.settings import PickSettings
 from cryoloom.picking.template import RoundTemplate
 
-CORE = 0.8
-"""Diameter of the ball that fits a particle best over the particle's extent, where only the latter is known."""
 NOISE_P_VALUE = 1e-3
 """Picks that noise alone gives with more than this probability are not believed."""
 _MOST_LEARNT = 24  # micrographs of the sample

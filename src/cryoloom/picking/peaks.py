@@ -81,8 +81,14 @@ def normalise_by_background(*scores: Tensor, valid: Tensor | None = None) -> tup
     valid
         Where values count for the background, `(h, w)` bool; masked regions hold nothing. By default everywhere.
     """
+    middle, deviation = background_level(*scores, valid=valid)
+    return tuple((score - middle) / deviation for score in scores)
+
+
+def background_level(*scores: Tensor, valid: Tensor | None = None) -> tuple[float, float]:
+    """Median of all (valid) values, and the standard deviation that their lower half tells."""
     low, middle = _quantiles([_valid_values(score, valid) for score in scores], (0.1587, 0.5))
-    return tuple((score - middle) / max(middle - low, 1e-6) for score in scores)
+    return middle, max(middle - low, 1e-6)
 
 
 def noise_level(residual: Tensor, valid: Tensor | None = None) -> tuple[float, float]:

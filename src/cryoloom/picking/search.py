@@ -13,6 +13,8 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from cryoloom.picking.bank import Bank
+from cryoloom.picking.bank_match import match_bank
 from cryoloom.picking.deblend import deblend
 from cryoloom.picking.exclusion import exclusion_mask, fill_excluded, grow_mask
 from cryoloom.picking.matched import Spectrum, Transfer
@@ -22,7 +24,9 @@ from cryoloom.picking.reduce import Reduced, flatten_background, reduce_microgra
 from cryoloom.picking.scale import count_votes
 from cryoloom.picking.template import RoundTemplate
 
-Matcher = Callable[[Spectrum, float], tuple[Tensor, Tensor, dict[str, Tensor]]]
+BankMaker = Callable[[float], Bank]
+CORE = 0.8
+"""Diameter of the ball that fits a particle best over the particle's extent, where only the latter is known."""
 LOWEST = 2.0  # candidates below this many standard deviations of the background are not kept
 
 
@@ -105,7 +109,7 @@ def search_micrograph(
     margin: float,
     exclude: bool = False,
     template: RoundTemplate | None = None,
-    matcher: Matcher | None = None,
+    bank_at: BankMaker | None = None,
 ) -> Candidates:
     """All candidates on one micrograph.
 
@@ -127,9 +131,8 @@ def search_micrograph(
         Leave out carbon, crystals and aggregates; see `exclusion`.
     template
         What to look for; by default a ball of `diameter`.
-    matcher
-        Makes the score map, that of the inverted micrograph, and maps of labels from the prepared spectrum and its
-        pixel size, in place of a round template.
+    bank_at
+        Gives the bank of templates for a pixel size, in place of a round template.
     """
     reduced = reduce_micrograph(image, pixel_size, diameter / 16, dark=dark)
     px = reduced.mean_pixel_size
@@ -143,28 +146,32 @@ def search_micrograph(
     else:
         flat = flatten_background(reduced.image, 2 * diameter / px)
     spectrum = Spectrum(flat, reduced.pixel_size, transfer, margin_px=int(diameter / px))
-    labels: dict[str, Tensor] = {}
+    labels: dict[str, np.ndarray] = {}
     reach = distance / px
-    if matcher is None:
+    if bank_at is None:
         template = template or RoundTemplate.ball(diameter)
         spread = spectrum.point_spread(template, int(2 * diameter / px))
         (score,) = normalise_by_background(spectrum.score_map(template), valid=valid)
         found = deblend(score, spread.cpu().numpy(), reach, lowest=LOWEST, valid=valid)
         place, value, decoy = found.position, found.value, -found.residual
     else:
-        score, decoy, labels = matcher(spectrum, px)
-        score, decoy = normalise_by_background(score, decoy, valid=valid)
-        place, value = find_peaks(score, reach, lowest=LOWEST)
+        bank = bank_at(px)
+        apart = max(reach, diameter / CORE / px)
+        matched = match_bank(spectrum, bank, distance_px=reach, apart_px=apart, lowest=LOWEST, valid=valid)
+        place, value, decoy = matched.position, matched.value, matched.decoy
+        labels = {
+            "psi": bank.psi.numpy()[matched.template],
+            "class_number": bank.class_number.numpy()[matched.template],
+        }
     decoy_place, decoys = find_peaks(decoy, reach, lowest=LOWEST)
     contested, decoys_kept = compete(place, value, decoy_place, decoys, reach)
     inside = _usable(place, reduced, margin, excluded)
     decoys = decoys[_usable(decoy_place, reduced, margin, excluded) & decoys_kept]
     place, value, contested = place[inside], value[inside], contested[inside]
+    labels = {name: column[inside] for name, column in labels.items()}
     density, texture = circle_statistics(reduced, place, diameter)
-    y, x = np.rint(place).astype(int).T if len(place) else (np.zeros(0, int), np.zeros(0, int))
-    columns = {name: plane[y, x].cpu().numpy() for name, plane in labels.items()}
     position = reduced.to_micrograph(torch.from_numpy(place)).numpy()
-    return Candidates(position, value, density, texture, contested, decoys, columns)
+    return Candidates(position, value, density, texture, contested, decoys, labels)
 
 
 def measure_shape(

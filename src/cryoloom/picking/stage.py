@@ -10,15 +10,15 @@ from cryoloom.contract import Figure, Run, stage
 from cryoloom.data import MicrographSet, PickSet
 from cryoloom.io.images import read_micrograph
 from cryoloom.io.records import write_coordinates
-from cryoloom.picking.bank import Bank, References, build_bank, match_bank
+from cryoloom.picking.bank import Bank, References, build_bank
 from cryoloom.picking.calibrate import Calibration, calibrate
 from cryoloom.picking.junk import outliers
-from cryoloom.picking.learn import CORE, NOISE_P_VALUE, learn_template, transfer_of
-from cryoloom.picking.matched import Spectrum, scales
+from cryoloom.picking.learn import NOISE_P_VALUE, learn_template, transfer_of
+from cryoloom.picking.matched import scales
 from cryoloom.picking.reduce import flatten_background, reduce_micrograph
 from cryoloom.picking.references import load_references, reference_diameter
 from cryoloom.picking.scale import Scale, decide_scale
-from cryoloom.picking.search import Candidates, search_micrograph, survey_scales
+from cryoloom.picking.search import CORE, Candidates, search_micrograph, survey_scales
 from cryoloom.picking.settings import PICK, PickSettings
 
 N_FIGURES = 4
@@ -75,7 +75,7 @@ def pick_particles(micrographs: MicrographSet, references: Any, settings: PickSe
             margin=settings.margin * diameter,
             exclude=settings.exclude,
             template=template,
-            matcher=bank_of,
+            bank_at=bank_of,
         )
         return found.as_json()
 
@@ -114,20 +114,20 @@ def pick_particles(micrographs: MicrographSet, references: Any, settings: PickSe
 
 
 class _BankMaker:
-    """Matches micrographs with a bank of templates, which is made once for each pixel size."""
+    """Makes the bank of templates for a pixel size, once for each."""
 
     def __init__(self, references: References, diameter: float, angle_step: float) -> None:
         self._arguments = (references, diameter, angle_step)
         self._banks: dict[float, Bank] = {}
         self._lock = Lock()
 
-    def __call__(self, spectrum: Spectrum, pixel_size: float) -> tuple[torch.Tensor, torch.Tensor, dict]:
+    def __call__(self, pixel_size: float) -> Bank:
         references, diameter, angle_step = self._arguments
         key = round(pixel_size, 3)
         with self._lock:
             if key not in self._banks:
                 self._banks[key] = build_bank(references, key, diameter, angle_step)
-        return match_bank(spectrum, self._banks[key])
+            return self._banks[key]
 
 
 def _survey(
