@@ -39,8 +39,7 @@ def test_too_small_a_check_is_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.capability("SIM-3")
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("device", [pytest.param("cpu", marks=pytest.mark.capability("SIM-3")), "cuda"])
 def test_a_known_structure_is_rebuilt_and_every_step_keeps_its_limit(tmp_path, measure, device):
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("there is no CUDA device on this machine")
