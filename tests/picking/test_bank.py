@@ -54,7 +54,7 @@ def test_scores_of_white_noise_have_deviation_one():
     bank = build_bank(References(_lopsided()[None], 4.0), 4.0, 90.0, 2 * np.pi)
     for exponent in (0.0, 0.5, 1.0):
         spectrum = Spectrum(image, (4.0, 4.0), None, margin_px=16, exponent=exponent)
-        score, decoy, _ = BankMatch(spectrum, bank).best()
+        score, decoy = BankMatch(spectrum, bank).best()
         assert abs(float(score.std()) - 1) < 0.2
         torch.testing.assert_close(decoy, -score)
 
@@ -74,7 +74,7 @@ def test_side_lobes_of_a_particle_are_gone_once_it_is_subtracted():
     found = match_bank(spectrum, bank, distance_px=6.0, apart_px=28.0, lowest=2.0)
     places = [tuple(place) for place in found.position[:3]]
     assert all(min(abs(y - a) + abs(x - b) for a, b in places) < 1 for y, x in centres)
-    best, worst, _ = BankMatch(spectrum, bank).best()
+    best, worst = BankMatch(spectrum, bank).best()
     raw = find_peaks(normalise_by_background(best, worst)[0], 6.0, lowest=2.0)[1]
     assert raw[3] > 20
     assert found.value[3] < 0.4 * raw[3]

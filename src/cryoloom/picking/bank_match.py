@@ -78,22 +78,24 @@ class BankMatch:
         self._coefficients = self._templates / self._deviation[:, None]
         self._answer = answer / self._deviation  # score of the template itself, in strength 1
 
-    def best(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Best score at each pixel, the best of the inverted micrograph, and the template of the former, `(h, w)`."""
+    def best(self) -> tuple[Tensor, Tensor]:
+        """Best score at each pixel, and the best of the inverted micrograph, `(h, w)`."""
         h, w = self._spectrum.image_shape
         best, worst = self._maps.new_empty(h * w), self._maps.new_empty(h * w)
-        which = torch.empty(h * w, dtype=torch.int64, device=best.device)
         for start in range(0, h * w, _PIXELS):
             values = self._coefficients @ self._maps[:, start : start + _PIXELS]
-            best[start : start + _PIXELS], which[start : start + _PIXELS] = values.max(0)
-            worst[start : start + _PIXELS] = -values.min(0).values
-        return best.reshape(h, w), worst.reshape(h, w), which.reshape(h, w)
+            torch.amax(values, 0, out=best[start : start + _PIXELS])
+            torch.amin(values, 0, out=worst[start : start + _PIXELS])
+        return best.reshape(h, w), -worst.reshape(h, w)
+
+    def best_template(self, pixel: np.ndarray) -> np.ndarray:
+        """Row of the bank that fits best at each of some pixels yx, `(n,)`."""
+        return (self._coefficients @ self._maps[:, self._flat(pixel)]).argmax(0).cpu().numpy()
 
     def score(self, pixel: np.ndarray, template: np.ndarray) -> np.ndarray:
         """Scores of given templates at given pixels yx, `(n,)`."""
-        flat = torch.from_numpy(pixel[:, 0] * self._spectrum.image_shape[1] + pixel[:, 1]).to(self._maps.device)
         rows = self._coefficients[torch.from_numpy(template).to(self._maps.device)]
-        return (rows * self._maps[:, flat].T).sum(1).double().cpu().numpy()
+        return (rows * self._maps[:, self._flat(pixel)].T).sum(1).double().cpu().numpy()
 
     def subtract(self, pixel: np.ndarray, template: np.ndarray, score: np.ndarray) -> None:
         """Take templates at pixels yx out of the micrograph, each in the strength that gives it `score`."""
@@ -113,6 +115,9 @@ class BankMatch:
         model = rfftn(padded, 2) * spectrum.ctf * spectrum.weight
         for i, component in enumerate(self._components):
             self._maps[i] -= self._correlate(model, self._transform(component)).reshape(-1)
+
+    def _flat(self, pixel: np.ndarray) -> Tensor:
+        return torch.from_numpy(pixel[:, 0] * self._spectrum.image_shape[1] + pixel[:, 1]).to(self._maps.device)
 
     def _transform(self, component: Tensor) -> Tensor:
         """A component centred on the first pixel, as the microscope shows it, in Fourier space."""
@@ -163,35 +168,35 @@ def match_bank(
     pixel, place = np.zeros((0, 2), dtype=np.int64), np.zeros((0, 2))
     template, strength = np.zeros(0, dtype=np.int64), np.zeros(0)
     for _ in range(_PASSES):
-        best, worst, which = match.best()
+        best, worst = match.best()
         middle, deviation = background_level(best, worst, valid=valid)
         more, _ = find_peaks((best - middle) / deviation, apart_px, lowest=_SUBTRACTED)
         more = _away(more, place, distance_px)
         if not len(more):
             break
-        at, row = _look_up(more, which)
+        at = _whole(more, best.shape)
+        row = match.best_template(at)
         high = match.score(at, row)
         match.subtract(at, row, high)
         pixel, place = np.concatenate([pixel, at]), np.concatenate([place, more])
         template, strength = np.concatenate([template, row]), np.concatenate([strength, high])
     own = strength + match.score(pixel, template)
-    best, worst, which = match.best()
+    best, worst = match.best()
     middle, deviation = background_level(best, worst, valid=valid)
     rest, height = find_peaks((best - middle) / deviation, distance_px, lowest=lowest)
     free = _far(rest, place, distance_px)
     rest, height = rest[free], height[free]
     place = np.concatenate([place, rest])
     value = np.concatenate([(own - middle) / deviation, height])
-    template = np.concatenate([template, _look_up(rest, which)[1]])
+    template = np.concatenate([template, match.best_template(_whole(rest, best.shape))])
     order = np.argsort(-value, kind="stable")
     order = order[value[order] > lowest]
     return Found(place[order], value[order], template[order], (worst - middle) / deviation)
 
 
-def _look_up(place: np.ndarray, which: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Whole pixels of places, and the best template there."""
-    pixel = np.clip(np.rint(place).astype(np.int64), 0, np.asarray(which.shape) - 1)
-    return pixel, which.cpu().numpy()[pixel[:, 0], pixel[:, 1]]
+def _whole(place: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Whole pixels of places within a map."""
+    return np.clip(np.rint(place).astype(np.int64), 0, np.asarray(shape) - 1)
 
 
 def _far(place: np.ndarray, others: np.ndarray, distance: float) -> np.ndarray:

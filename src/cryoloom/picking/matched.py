@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cryoloom.fourier import frequency_grid, irfftn, rfftn, shell_mean, spread_shells
+from cryoloom.fourier import frequency_grid, good_size, irfftn, rfftn, shell_mean, spread_shells
 from cryoloom.optics.ctf import ctf
 from cryoloom.picking.template import RoundTemplate
 
@@ -73,8 +73,9 @@ class Spectrum:
     ) -> None:
         self.image_shape = (int(image.shape[0]), int(image.shape[1]))
         self.margin_px = margin_px
-        padded = torch.nn.functional.pad(image, [margin_px] * 4)
-        self.shape = (int(padded.shape[0]), int(padded.shape[1]))
+        self.shape = (good_size(image.shape[0] + 2 * margin_px), good_size(image.shape[1] + 2 * margin_px))
+        beyond = [n - m - margin_px for n, m in zip(self.shape, self.image_shape, strict=True)]
+        padded = torch.nn.functional.pad(image, [margin_px, beyond[1], margin_px, beyond[0]])
         dft = rfftn(padded, 2)
         power = smooth_spectrum(shell_mean(dft.abs() ** 2, self.shape))
         power = power.clamp_min(1e-3 * float(power.max()))
@@ -101,7 +102,7 @@ class Spectrum:
     def _filter(self, template: Tensor) -> Tensor:
         score = irfftn(self.weighted * template, self.shape)
         m = self.margin_px
-        score = score[m : self.shape[0] - m, m : self.shape[1] - m]
+        score = score[m : m + self.image_shape[0], m : m + self.image_shape[1]]
         return score / score.std().clamp_min(1e-12)
 
 
