@@ -167,6 +167,32 @@ def simulated_set(folder, mass, axes, n, snr, seed, n_micrographs=3, **options):
     return micrographs, truth
 
 
+def average_precision(picks, micrographs, truth):
+    """Area under precision over recall of picks ranked by score over all micrographs, each particle found once."""
+    names = np.asarray([str(m) for m in picks.micrograph])
+    score, hit, n = [], [], 0
+    for path, micrograph in zip(micrographs.path, truth, strict=True):
+        own = np.flatnonzero(names == str(path))
+        own = own[np.argsort(-picks.score[own], kind="stable")]
+        score.append(picks.score[own])
+        hit.append(first_hits(picks.position_px[own], micrograph.position_px, 0.35 * micrograph.diameter / 1.5))
+        n += len(micrograph.position_px)
+    hit = np.concatenate(hit)[np.argsort(-np.concatenate(score), kind="stable")]
+    return float((hit * np.cumsum(hit) / np.arange(1, len(hit) + 1)).sum() / n)
+
+
+def first_hits(found, truth, radius_px):
+    """For picks in falling order, whether each is the first one on a particle."""
+    free = np.ones(len(truth), dtype=bool)
+    hit = np.zeros(len(found), dtype=bool)
+    for i, place in enumerate(found):
+        distance = np.where(free, np.linalg.norm(truth - place, axis=-1), np.inf)
+        j = int(distance.argmin())
+        if distance[j] <= radius_px:
+            hit[i], free[j] = True, False
+    return hit
+
+
 def pooled_score(picks, micrographs, truth):
     """Recall and precision over all micrographs."""
     matched = n_true = n_found = 0.0
@@ -241,13 +267,16 @@ def _contamination(rng, shape, diameter_px, level):
 
 def _aggregates(rng, shape, diameter_px, level, n):
     """Clumps of 25 blobs each, and the mask of where a blob has more than 0.3 of its height."""
-    yy, xx = np.mgrid[: shape[0], : shape[1]]
+    yy, xx = np.arange(shape[0]), np.arange(shape[1])
     extra, mask = np.zeros(shape), np.zeros(shape, dtype=bool)
     for _ in range(n):
         y, x = rng.uniform(0, shape[0]), rng.uniform(0, shape[1])
         for _ in range(25):
             dy, dx = rng.normal(scale=1.3 * diameter_px, size=2)
-            spot = np.exp(-((yy - y - dy) ** 2 + (xx - x - dx) ** 2) / (2 * (0.3 * diameter_px) ** 2))
+            across = [
+                np.exp(-((axis - c) ** 2) / (2 * (0.3 * diameter_px) ** 2)) for axis, c in ((yy, y + dy), (xx, x + dx))
+            ]
+            spot = across[0][:, None] * across[1][None, :]
             extra += 1.5 * level * spot
             mask |= spot > 0.3
     return extra, mask

@@ -7,6 +7,7 @@ turned template is a weighted sum of those maps at each pixel; see `bank_match`.
 
 import math
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 import torch
@@ -98,6 +99,30 @@ def build_bank(
         psi=torch.from_numpy(np.tile(angles, len(references.images))).float(),
         class_number=torch.arange(1, len(references.images) + 1).repeat_interleave(n_psi),
     )
+
+
+class BankMaker:
+    """Makes the bank of templates for a pixel size, once for each; any thread may call it.
+
+    Parameters
+    ----------
+    references, diameter, angle_step
+        As for `build_bank`.
+    """
+
+    def __init__(self, references: References, diameter: float, angle_step: float) -> None:
+        self._arguments = (references, diameter, angle_step)
+        self._banks: dict[float, Bank] = {}
+        self._lock = Lock()
+
+    def __call__(self, pixel_size: float) -> Bank:
+        """The bank for images of `pixel_size` Å per pixel."""
+        references, diameter, angle_step = self._arguments
+        key = round(pixel_size, 3)
+        with self._lock:
+            if key not in self._banks:
+                self._banks[key] = build_bank(references, key, diameter, angle_step)
+            return self._banks[key]
 
 
 def turn(image: np.ndarray, angle: float, size: int, step: float) -> np.ndarray:

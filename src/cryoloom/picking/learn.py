@@ -16,8 +16,9 @@ from cryoloom.data import MicrographSet
 from cryoloom.picking.calibrate import calibrate
 from cryoloom.picking.junk import outliers
 from cryoloom.picking.matched import Transfer, default_transfer
+from cryoloom.picking.prepare import CORE
 from cryoloom.picking.radial import Normal, fit_template
-from cryoloom.picking.search import CORE, Candidates, measure_shape, search_micrograph
+from cryoloom.picking.search import Candidates, measure_shape, search_micrograph
 from cryoloom.picking.settings import PickSettings
 from cryoloom.picking.template import RoundTemplate
 

@@ -4,7 +4,7 @@ Candidates come with the local statistics that tell particles from ice, carbon a
 decided here, since thresholds belong to all micrographs together.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,21 +13,15 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from cryoloom.picking.bank import Bank
-from cryoloom.picking.bank_match import match_bank
-from cryoloom.picking.deblend import deblend
-from cryoloom.picking.exclusion import exclusion_mask, fill_excluded, grow_mask
+from cryoloom.picking.exclusion import exclusion_mask, fill_excluded
+from cryoloom.picking.finders import LOWEST, Finder, Peaks, round_finder
 from cryoloom.picking.matched import Spectrum, Transfer
-from cryoloom.picking.peaks import find_peaks, normalise_by_background
+from cryoloom.picking.peaks import find_peaks
+from cryoloom.picking.prepare import Prepared, prepare_micrograph
 from cryoloom.picking.radial import Normal, normal_equations
 from cryoloom.picking.reduce import Reduced, flatten_background, reduce_micrograph
 from cryoloom.picking.scale import count_votes
 from cryoloom.picking.template import RoundTemplate
-
-BankMaker = Callable[[float], Bank]
-CORE = 0.8
-"""Diameter of the ball that fits a particle best over the particle's extent, where only the latter is known."""
-LOWEST = 2.0  # candidates below this many standard deviations of the background are not kept
 
 
 @dataclass(frozen=True)
@@ -108,8 +102,7 @@ def search_micrograph(
     distance: float,
     margin: float,
     exclude: bool = False,
-    template: RoundTemplate | None = None,
-    bank_at: BankMaker | None = None,
+    find: Finder | None = None,
 ) -> Candidates:
     """All candidates on one micrograph.
 
@@ -129,46 +122,24 @@ def search_micrograph(
         Å, smallest distance of two candidates, and of a candidate from the edge.
     exclude
         Leave out carbon, crystals and aggregates; see `exclusion`.
-    template
-        What to look for; by default a ball of `diameter`.
-    bank_at
-        Gives the bank of templates for a pixel size, in place of a round template.
+    find
+        Finds the peaks; by default a ball of `diameter` is looked for.
     """
-    reduced = reduce_micrograph(image, pixel_size, diameter / 16, dark=dark)
-    px = reduced.mean_pixel_size
-    excluded, valid = None, None
-    if exclude:
-        mask = exclusion_mask(reduced.image, px, least_diameter=diameter)
-        flat = flatten_background(fill_excluded(reduced.image, mask, px), 2 * diameter / px)
-        flat = torch.where(mask, torch.zeros_like(flat), flat)
-        excluded = grow_mask(mask, 0.5 * diameter / px)  # a particle there would touch it
-        valid = ~excluded
-    else:
-        flat = flatten_background(reduced.image, 2 * diameter / px)
-    spectrum = Spectrum(flat, reduced.pixel_size, transfer, margin_px=int(diameter / px))
-    labels: dict[str, np.ndarray] = {}
-    reach = distance / px
-    if bank_at is None:
-        template = template or RoundTemplate.ball(diameter)
-        spread = spectrum.point_spread(template, int(2 * diameter / px))
-        (score,) = normalise_by_background(spectrum.score_map(template), valid=valid)
-        found = deblend(score, spread.cpu().numpy(), reach, lowest=LOWEST, valid=valid)
-        place, value, decoy = found.position, found.value, -found.residual
-    else:
-        bank = bank_at(px)
-        apart = max(reach, diameter / CORE / px)
-        matched = match_bank(spectrum, bank, distance_px=reach, apart_px=apart, lowest=LOWEST, valid=valid)
-        place, value, decoy = matched.position, matched.value, matched.decoy
-        labels = {
-            "psi": bank.psi.numpy()[matched.template],
-            "class_number": bank.class_number.numpy()[matched.template],
-        }
-    decoy_place, decoys = find_peaks(decoy, reach, lowest=LOWEST)
+    prepared = prepare_micrograph(image, pixel_size, transfer, diameter, dark=dark, exclude=exclude)
+    peaks = (find or round_finder(RoundTemplate.ball(diameter)))(prepared, distance / prepared.pixel_size)
+    return candidates_of(prepared, peaks, diameter, distance=distance, margin=margin)
+
+
+def candidates_of(prepared: Prepared, peaks: Peaks, diameter: float, *, distance: float, margin: float) -> Candidates:
+    """Peaks that may be particles, what is around them, and the decoys beside them; arguments as for the search."""
+    reduced, excluded, reach = prepared.reduced, prepared.excluded, distance / prepared.pixel_size
+    place, value = peaks.position, peaks.value
+    decoy_place, decoys = find_peaks(peaks.decoy, reach, lowest=LOWEST)
     contested, decoys_kept = compete(place, value, decoy_place, decoys, reach)
     inside = _usable(place, reduced, margin, excluded)
     decoys = decoys[_usable(decoy_place, reduced, margin, excluded) & decoys_kept]
     place, value, contested = place[inside], value[inside], contested[inside]
-    labels = {name: column[inside] for name, column in labels.items()}
+    labels = {name: column[inside] for name, column in peaks.labels.items()}
     density, texture = circle_statistics(reduced, place, diameter)
     position = reduced.to_micrograph(torch.from_numpy(place)).numpy()
     return Candidates(position, value, density, texture, contested, decoys, labels)

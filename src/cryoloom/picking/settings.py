@@ -1,4 +1,4 @@
-"""Settings of the stage `pick`."""
+"""Settings of the stages `pick` and `train-picker`."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ from cryoloom.contract import Input, Settings, StageDeclaration, setting
 
 
 class PickSettings(Settings):
-    """Particles found on micrographs, without references or with the data's own class averages."""
+    """Particles found on micrographs: without references, with class averages, or with a network."""
 
     diameter: float | None = setting(
         None, "Largest extent of the particle; found from the micrographs if not given.", unit="Å", gt=0
@@ -57,17 +57,52 @@ class PickSettings(Settings):
         return self
 
 
+class TrainPickerSettings(Settings):
+    """A network that learns what particles look like from a few labels, or from the picks of `pick`."""
+
+    diameter: float | None = setting(
+        None, "Largest extent of the particle; that of the labels, or found at them, if not given.", unit="Å", gt=0
+    )
+    diameter_min: float = setting(50.0, "Smallest diameter tried when it is not given.", unit="Å", gt=0)
+    diameter_max: float = setting(450.0, "Largest diameter tried when it is not given.", unit="Å", gt=0)
+    particles: float | None = setting(
+        None,
+        "Expected number of particles per micrograph, labelled or not; estimated from the micrographs if not given.",
+        gt=0,
+    )
+    most_micrographs: int = setting(24, "Most micrographs to train on; those with most labels are taken.", ge=1)
+    steps: int = setting(200, "Steps of the training.", ge=10, le=20_000, expert=True)
+    exclude: bool = setting(True, "Leave out carbon, ice crystals and aggregates.")
+    pixel_size: float | None = setting(None, "Pixel size, when bare image files are given.", unit="Å", gt=0)
+    voltage_kv: float = setting(300.0, "Voltage, when bare image files are given.", unit="kV", gt=0)
+    cs_mm: float = setting(2.7, "Spherical aberration, when bare image files are given.", unit="mm", ge=0)
+    amplitude_contrast: float = setting(0.1, "Amplitude contrast, when bare image files are given.", ge=0, lt=1)
+
+
 PICK = StageDeclaration(
     name="pick",
-    help="Find the particles on micrographs, by their size or with class averages as references.",
+    help="Find the particles on micrographs, by their size, with class averages as references, or with a network.",
     settings=PickSettings,
     function="cryoloom.picking.stage:pick_particles",
     inputs=(
         Input("micrographs", "micrographs", "Micrographs as written by `ctf`, `motion` or `import`."),
         Input("references", "file", "Stack of class averages, or a map, to look for (.mrcs, .mrc).", required=False),
+        Input("model", "file", "Network that `train-picker` wrote, to look with.", required=False),
     ),
     writes={
         "picks": "positions, scores and probabilities of all picks",
         "coordinates/<micrograph>.star": "the picks of each micrograph, as RELION writes them",
     },
+)
+
+TRAIN_PICKER = StageDeclaration(
+    name="train-picker",
+    help="Train a network on a few labelled particles, or on picks, for `pick --model`.",
+    settings=TrainPickerSettings,
+    function="cryoloom.picking.learned.stage:train_picker",
+    inputs=(
+        Input("micrographs", "micrographs", "Micrographs as written by `ctf`, `motion` or `import`."),
+        Input("labels", "picks", "Particles that somebody marked on some of them (about 20), or picks of `pick`."),
+    ),
+    writes={"picker.npz": "the network, for `pick --model`"},
 )

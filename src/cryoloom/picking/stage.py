@@ -1,33 +1,40 @@
 """Stage `pick`: micrographs in, positions of particles out."""
 
-from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
 
-from cryoloom.contract import Figure, Run, stage
+from cryoloom.contract import Figure, InputError, Run, stage
 from cryoloom.data import MicrographSet, PickSet
 from cryoloom.io.images import read_micrograph
 from cryoloom.io.records import write_coordinates
-from cryoloom.picking.bank import Bank, References, build_bank
+from cryoloom.picking.bank import BankMaker
 from cryoloom.picking.calibrate import Calibration, calibrate
+from cryoloom.picking.finders import Finder, bank_finder, round_finder
 from cryoloom.picking.junk import outliers
 from cryoloom.picking.learn import NOISE_P_VALUE, learn_template, transfer_of
+from cryoloom.picking.learned.model import load_picker
 from cryoloom.picking.matched import scales
+from cryoloom.picking.prepare import CORE
 from cryoloom.picking.reduce import flatten_background, reduce_micrograph
 from cryoloom.picking.references import load_references, reference_diameter
 from cryoloom.picking.scale import Scale, decide_scale
-from cryoloom.picking.search import CORE, Candidates, search_micrograph, survey_scales
+from cryoloom.picking.search import Candidates, search_micrograph, survey_scales
 from cryoloom.picking.settings import PICK, PickSettings
+from cryoloom.picking.template import RoundTemplate
 
 N_FIGURES = 4
 MOST_EXTENT = 3.0  # extent over the diameter of that ball
 
 
 @stage(PICK)
-def pick_particles(micrographs: MicrographSet, references: Any, settings: PickSettings, run: Run) -> dict[str, PickSet]:
+def pick_particles(
+    micrographs: MicrographSet, references: Any, model: Any, settings: PickSettings, run: Run
+) -> dict[str, PickSet]:
     """Find particles on all micrographs; see `PickSettings`."""
+    if references is not None and model is not None:
+        raise InputError("--references and --model: two things to look for; give one of them.")
     reasons: list[str] = []
     rows = list(range(len(micrographs)))
 
@@ -38,16 +45,23 @@ def pick_particles(micrographs: MicrographSet, references: Any, settings: PickSe
         image = torch.from_numpy(read_micrograph(micrographs.path[row])).to(run.device)
         return image, micrographs.optics[int(micrographs.optics_index[row])].pixel_size
 
-    bank_of, extent = None, settings.diameter
+    find: Finder | None = None
+    extent, learned = settings.diameter, None
+    if model is not None:
+        learned = load_picker(model)
+        extent, find = extent or learned.extent, learned.find
     if references is not None:
         images = load_references(
             references, pixel_size=settings.reference_pixel_size, contrast=settings.reference_contrast
         )
         extent = extent or reference_diameter(images)
-        bank_of = _BankMaker(images, extent, np.deg2rad(settings.angle_step_deg))
+        find = bank_finder(BankMaker(images, extent, np.deg2rad(settings.angle_step_deg)), CORE * extent)
     dark = settings.contrast != "bright"
     core = CORE * extent if extent is not None else None
-    if core is None or settings.contrast == "auto":
+    if learned is not None and extent is not None:
+        core = learned.core * extent / learned.extent  # a network knows the shape, at any size
+        dark = learned.dark if settings.contrast == "auto" else dark
+    elif core is None or settings.contrast == "auto":
         scale = _survey(micrographs, load, name_of, core, settings, run)
         if settings.contrast == "auto":
             dark = scale.dark
@@ -55,9 +69,9 @@ def pick_particles(micrographs: MicrographSet, references: Any, settings: PickSe
             core = scale.diameter
             if not scale.clear:
                 reasons.append("no diameter stands out on these micrographs; give --diameter")
-    template = None
-    if bank_of is None:
+    if find is None:
         template = learn_template(micrographs, load, core, dark, settings, run)
+        find = round_finder(template or RoundTemplate.ball(core))
         if extent is None:
             extent = min(max(template.extent, core), MOST_EXTENT * core) if template is not None else core / CORE
     assert extent is not None
@@ -74,8 +88,7 @@ def pick_particles(micrographs: MicrographSet, references: Any, settings: PickSe
             distance=settings.distance * diameter,
             margin=settings.margin * diameter,
             exclude=settings.exclude,
-            template=template,
-            bank_at=bank_of,
+            find=find,
         )
         return found.as_json()
 
@@ -108,26 +121,10 @@ def pick_particles(micrographs: MicrographSet, references: Any, settings: PickSe
         false_fraction=round(calibration.false_fraction, 4),
         n_left_out_as_junk=n_junk,
         references=references is not None,
+        model=model is not None,
         contrast_sign=-1 if dark else 1,
     )
     return {"picks": picks}
-
-
-class _BankMaker:
-    """Makes the bank of templates for a pixel size, once for each."""
-
-    def __init__(self, references: References, diameter: float, angle_step: float) -> None:
-        self._arguments = (references, diameter, angle_step)
-        self._banks: dict[float, Bank] = {}
-        self._lock = Lock()
-
-    def __call__(self, pixel_size: float) -> Bank:
-        references, diameter, angle_step = self._arguments
-        key = round(pixel_size, 3)
-        with self._lock:
-            if key not in self._banks:
-                self._banks[key] = build_bank(references, key, diameter, angle_step)
-            return self._banks[key]
 
 
 def _survey(

@@ -12,6 +12,7 @@ STAGES = {
     "motion": "cryoloom.motion.settings:MOTION",
     "ctf": "cryoloom.ctf_fit.settings:CTF",
     "pick": "cryoloom.picking.settings:PICK",
+    "train-picker": "cryoloom.picking.settings:TRAIN_PICKER",
     "extract": "cryoloom.extraction.settings:EXTRACT",
     "class2d": "cryoloom.class2d.settings:CLASS2D",
     "abinitio": "cryoloom.abinitio.settings:ABINITIO",
