@@ -6,7 +6,7 @@ import torch
 from motion_bed import simulate
 
 from cryoloom.motion.correct import sum_movie
-from cryoloom.motion.decimate import decimate_frame, decimation_response
+from cryoloom.motion.decimate import decimate_frames, decimation_response
 from cryoloom.motion.dose_basis import dose_basis
 from cryoloom.motion.field import MotionField, mode_values, rigid_field, still_field
 from cryoloom.motion.frames import make_frames
@@ -125,7 +125,7 @@ def test_decimation_keeps_slow_waves_and_places_pixel_centres(factor):
     k = 0.06 / factor * 2
     y, x = np.mgrid[:n, :n]
     frame = (2 + np.cos(2 * np.pi * k * x)).astype(np.float32)
-    small = decimate_frame(make_frames(frame[None]), 0, factor)
+    small = decimate_frames(make_frames(frame[None]), factor)[0]
     centre = factor * np.arange(n // factor) + 0.5 * (factor - 1)
     response = decimation_response(factor, np.array([k * factor]))[0]
     inner = slice(8, -8)

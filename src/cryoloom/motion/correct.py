@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cryoloom.fourier.resize import crop_dft
-from cryoloom.fourier.transform import irfftn, rfftn
+from cryoloom.fourier.transform import irfftn
 from cryoloom.motion.dose_basis import dose_basis, plain_basis
 from cryoloom.motion.estimate import MotionEstimate
 from cryoloom.motion.field import MotionField
@@ -70,10 +70,13 @@ def sum_movie(
     else:
         sums = sum_frames_torch(frames, field, basis.coefficients, n_groups, device)
     target = output_shape or shape
-    parts = [_finish(basis.weighted_sum(group, pixel_size), field, shape, target) for group in sums]
-    plain = None
-    if undosed and dose_per_frame is not None:
-        plain = _finish(rfftn(sums[:, 0].sum(0), 2), field, shape, target)
+    parts, plain_dft = [], None
+    for group in sums:
+        weighted, unweighted = basis.weighted_sum(group, pixel_size)
+        parts.append(_finish(weighted, field, shape, target))
+        if undosed and dose_per_frame is not None:  # the first sum has weight one
+            plain_dft = unweighted if plain_dft is None else plain_dft + unweighted
+    plain = None if plain_dft is None else _finish(plain_dft, field, shape, target)
     if not even_odd:
         return CorrectedSums(parts[0], undosed=plain)
     return CorrectedSums(parts[0] + parts[1], odd=parts[0], even=parts[1], undosed=plain)

@@ -7,7 +7,7 @@ not taken for hot pixels.
 
 import numba
 import numpy as np
-from scipy.ndimage import median_filter, uniform_filter
+from scipy.ndimage import median_filter
 
 from cryoloom.motion.frames import Frames
 
@@ -18,10 +18,14 @@ _SEGMENT = 512  # rows (columns) that are looked at together for a bad piece of 
 
 def find_defects(frames: Frames) -> np.ndarray:
     """Pixels to repair, `(h, w)` bool: zero gain, hot, dead, and pieces of rows and columns."""
-    total = sum_raw(frames.raw) * frames.gain
+    total = sum_raw(frames.raw)
+    total *= frames.gain
     known = (frames.gain == 0) | ~np.isfinite(total)
-    middle = float(np.median(total[~known][:: max(1, total.size // 1_000_000)]))
-    stable = _stabilised(np.where(known, middle, total))
+    step = max(1, total.size // 250_000)
+    middle = float(np.median(total.reshape(-1)[::step][~known.reshape(-1)[::step]]))
+    if known.any():
+        total[known] = middle
+    stable = _stabilised(total)
     if frames.raw.dtype.kind in "ui" and middle > np.log(10 * total.size):
         known |= total == 0  # no counts at all, where chance leaves a tenth of a pixel so
     bad = known
@@ -38,17 +42,12 @@ def find_defects(frames: Frames) -> np.ndarray:
 def _outliers(stable: np.ndarray, bad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pixels, and pieces of rows and columns, that differ from their surroundings without those that are `bad`."""
     median, sigma = _robust_scale(stable)
+    residual = np.empty_like(stable)
     # a hot pixel must not lift its surroundings
-    clipped = np.clip(np.where(bad, median, stable), median - 5 * sigma, median + 5 * sigma)
-    local = uniform_filter(clipped, _AROUND, mode="reflect")
-    if bad.any():
-        share = uniform_filter((~bad).astype(np.float32), _AROUND, mode="reflect")
-        local = median + (local - median) / np.maximum(share, 0.1)
-    residual = stable - local
+    _without_surroundings(stable, bad, np.float32(median), np.float32(5 * sigma), _AROUND // 2, residual)
     _, sigma = _robust_scale(residual)
-    residual /= sigma
-    pixels = np.abs(residual) > _SIGMA
-    np.clip(residual, -5, 5, out=residual)
+    pixels = np.empty(stable.shape, bool)
+    _split_outliers(residual, np.float32(1 / sigma), np.float32(_SIGMA), pixels)
     return pixels, _bad_lines(residual, 0) | _bad_lines(residual, 1)
 
 
@@ -56,30 +55,31 @@ def _stabilised(total: np.ndarray) -> np.ndarray:
     """Sum of counts with the same noise everywhere."""
     sample = total[:: max(1, total.shape[0] // 512), :: max(1, total.shape[1] // 512)]
     mean = float(np.median(sample))
-    difference = (total[:, 1::2][:, : total.shape[1] // 2] - total[:, ::2][:, : total.shape[1] // 2])[::7]
+    rows = total[::7]
+    difference = rows[:, 1::2][:, : total.shape[1] // 2] - rows[:, ::2][:, : total.shape[1] // 2]
     variance = float(np.percentile(np.abs(difference), 68.27) ** 2 / 2)
     per_count = max(variance / mean, 1e-12) if mean > 0 else 1.0
-    counts = np.maximum(total / per_count, 0)
     if mean <= 0 or mean / per_count < 1:  # not counts: leave the values as they are
-        return total.astype(np.float32)
-    return (2 * np.sqrt(counts + 0.375)).astype(np.float32)
+        return total
+    stable = np.empty_like(total)
+    _anscombe(total, np.float32(1 / per_count), stable)
+    return stable
 
 
 def _robust_scale(values: np.ndarray) -> tuple[float, float]:
-    sample = values[:: max(1, values.shape[0] // 700), :: max(1, values.shape[1] // 700)]
+    sample = values[:: max(1, values.shape[0] // 400), :: max(1, values.shape[1] // 400)]
     median = float(np.median(sample))
     return median, max(1.4826 * float(np.median(np.abs(sample - median))), 1e-6)
 
 
 def _bad_lines(residual: np.ndarray, axis: int) -> np.ndarray:
     """Pieces of columns (`axis` 0) or rows (1) whose mean is off by a fifth of the noise of one pixel and more."""
-    image = residual if axis == 0 else residual.T
-    h, w = image.shape
+    h, w = residual.shape if axis == 0 else residual.shape[::-1]
     bad = np.zeros((h, w), bool)
     n = max(1, round(h / _SEGMENT))
     edges = np.linspace(0, h, n + 1).round().astype(int)
     for a, b in zip(edges[:-1], edges[1:], strict=True):
-        mean = image[a:b].mean(0)
+        mean = residual[a:b].mean(0) if axis == 0 else residual[:, a:b].mean(1)
         mean = mean - median_filter(mean, 15, mode="reflect")
         limit = max(_SIGMA / np.sqrt(b - a), 0.3)
         bad[a:b, np.abs(mean) > limit] = True
@@ -101,3 +101,63 @@ def _add(frame, total):
         target = total[y]
         for x in range(frame.shape[1]):
             target[x] += np.float32(source[x])
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def _anscombe(total, scale, out):
+    for y in range(total.shape[0]):
+        for x in range(total.shape[1]):
+            out[y, x] = 2 * np.sqrt(max(total[y, x] * scale, np.float32(0)) + np.float32(0.375))
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def _without_surroundings(values, bad, middle, limit, reach, out):
+    """Each value minus the mean of the good ones in the square around it, none of which is off by more than `limit`.
+
+    Outside, the image is mirrored. Where less than a tenth is good the mean is drawn towards `middle`.
+    """
+    h, w = values.shape
+    column = np.zeros(w + 2 * reach + 1, np.float64)
+    good = np.zeros(w + 2 * reach + 1, np.int32)
+    area = (2 * reach + 1) ** 2
+    for y in range(-reach, reach):
+        _add_row(values, bad, middle, limit, reach, y, 1, column, good)
+    for y in range(h):
+        _add_row(values, bad, middle, limit, reach, y + reach, 1, column, good)
+        total, count = 0.0, 0
+        for x in range(2 * reach):
+            total += column[x]
+            count += good[x]
+        for x in range(w):
+            total += column[x + 2 * reach]
+            count += good[x + 2 * reach]
+            out[y, x] = values[y, x] - middle - np.float32(total / max(count, 0.1 * area))
+            total -= column[x]
+            count -= good[x]
+        _add_row(values, bad, middle, limit, reach, y - reach, -1, column, good)
+
+
+@numba.njit(nogil=True, fastmath=True)
+def _add_row(values, bad, middle, limit, reach, y, sign, column, good):
+    """Add (or take away) one row, mirrored at the edges, to the sums over columns."""
+    h, w = values.shape
+    y = -y - 1 if y < 0 else y
+    y = min(max(2 * h - 1 - y if y >= h else y, 0), h - 1)
+    for x in range(w):
+        value = min(max(values[y, x] - middle, -limit), limit)
+        is_good = np.float32(0) if bad[y, x] else np.float32(1)
+        column[x + reach] += sign * (value * is_good)
+        good[x + reach] += sign * np.int32(is_good)
+    for x in range(min(reach, w)):
+        column[reach - 1 - x], good[reach - 1 - x] = column[reach + x], good[reach + x]
+        column[reach + w + x], good[reach + w + x] = column[reach + w - 1 - x], good[reach + w - 1 - x]
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def _split_outliers(residual, scale, limit, pixels):
+    """Scale in place, mark what lies beyond `limit`, and cut the values off at 5."""
+    for y in range(residual.shape[0]):
+        for x in range(residual.shape[1]):
+            value = residual[y, x] * scale
+            pixels[y, x] = abs(value) > limit
+            residual[y, x] = min(max(value, np.float32(-5)), np.float32(5))

@@ -7,6 +7,7 @@ The exposure filter of frame `t`, with its normalisation, is a smooth function o
 
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -35,23 +36,40 @@ class DoseBasis:
     filters: np.ndarray
     k_table: np.ndarray
 
-    def weighted_sum(self, sums: Tensor, pixel_size: float) -> Tensor:
-        """The transform `(h, w // 2 + 1)` of the dose-weighted sum of `sums` `(j, h, w)`."""
+    def weighted_sum(self, sums: Tensor, pixel_size: float) -> tuple[Tensor, Tensor]:
+        """Transforms `(h, w // 2 + 1)` of the dose-weighted sum of `sums` `(j, h, w)`, and of the first of them."""
         h, w = sums.shape[-2:]
-        total = None
-        index = self._table_index(h, w, pixel_size, sums.device)
-        for j, image in enumerate(sums):
-            table = torch.as_tensor(self.filters[j], dtype=torch.float32, device=sums.device)
-            part = rfftn(image, 2) * table[index]
-            total = part if total is None else total.add_(part)
-        assert total is not None
-        return total
+        transforms = (rfftn(image, 2) for image in sums)
+        first = next(transforms)
+        total = torch.zeros_like(first) if first.is_cuda else torch.from_numpy(np.zeros(first.shape, np.complex64))
+        self._add_filtered(first, 0, (h, w), pixel_size, total)
+        for j, dft in enumerate(transforms, 1):
+            self._add_filtered(dft, j, (h, w), pixel_size, total)
+        return total, first
 
-    def _table_index(self, h: int, w: int, pixel_size: float, device: torch.device) -> Tensor:
-        step = float(self.k_table[1])
-        ky = torch.fft.fftfreq(h, d=pixel_size, device=device)[:, None] / step
-        kx = torch.fft.rfftfreq(w, d=pixel_size, device=device) / step
-        return torch.hypot(ky, kx).round_().to(torch.int32).clamp_max_(len(self.k_table) - 1)
+    def _add_filtered(self, dft: Tensor, j: int, shape: tuple[int, int], pixel_size: float, total: Tensor) -> None:
+        """Add the transform of sum `j`, filtered, to `total`."""
+        per_step = 1 / float(self.k_table[1])
+        ky = torch.fft.fftfreq(shape[0], d=pixel_size, device=dft.device) * per_step
+        kx = torch.fft.rfftfreq(shape[1], d=pixel_size, device=dft.device) * per_step
+        table = torch.as_tensor(self.filters[j], dtype=torch.float32, device=dft.device)
+        if dft.is_cuda:
+            index = torch.hypot(ky[:, None], kx).round_().to(torch.int32).clamp_max_(len(table) - 1)
+            total.add_(dft * table[index])
+        else:
+            _add_filtered_kernel(dft.numpy(), table.numpy(), ky.numpy(), kx.numpy(), total.numpy())
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def _add_filtered_kernel(dft, table, ky, kx, total):
+    last = table.shape[0] - 1
+    index = np.empty(kx.shape[0], np.int32)
+    for i in range(dft.shape[0]):
+        for j in range(kx.shape[0]):
+            index[j] = min(np.int32(np.sqrt(ky[i] ** 2 + kx[j] ** 2) + np.float32(0.5)), last)
+        source, target = dft[i], total[i]
+        for j in range(kx.shape[0]):
+            target[j] += source[j] * table[index[j]]
 
 
 def plain_basis(n_frames: int) -> DoseBasis:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryoloom.motion.decimate import decimate_frame
+from cryoloom.motion.decimate import decimate_frames
 from cryoloom.motion.field import MotionField, rigid_field, still_field
 from cryoloom.motion.fit import FieldFit, fit_field
 from cryoloom.motion.frames import Frames
@@ -90,7 +90,7 @@ def estimate_motion(
         empty = np.zeros(1)
         return MotionEstimate(still_field(1, (h, w)), float("nan"), empty, empty, np.ones((1, 1)), 0.0, 0, 0)
     factor = max(1, int(2.5 / pixel_size))
-    small = torch.stack([torch.from_numpy(decimate_frame(frames, t, factor)) for t in range(n)]).to(device)
+    small = torch.from_numpy(decimate_frames(frames, factor)).to(device)
     small_pixel = pixel_size * factor
     pattern = measure_pattern(frames)
     whole, trust = _align_whole_frames(small, small_pixel, dose_per_frame, max_shift, pattern)

@@ -87,6 +87,7 @@ def fit_field(
     laplacian = pair_laplacian(n_frames, pair_weight)
     scale = np.ones(n_tiles)
     counts = np.maximum(spectra.shell_counts(), 1e-9)
+    shell_k2 = spectra.shell_sums(0.5 * (spectra.ky_per_px[:, None] ** 2 + spectra.kx_per_px**2))
     effective = np.full(spectra.n_shells, float(n_frames))
     covariance = np.zeros((n_modes * n_frames,) * 2)
     steps: list[float] = []
@@ -97,7 +98,8 @@ def fit_field(
         system = np.zeros((n_modes, n_modes))
         score = np.zeros((n_modes, n_frames, 2))
         for j in range(n_tiles):
-            weight = spectra.spread(likelihood_weight(scale[j] * ssnr, effective)) * spectra.multiplicity
+            curve = likelihood_weight(scale[j] * ssnr, effective)
+            weight = spectra.spread(curve)
             slope, total = gradient(spectra, spectra.dft[j], residual[j], weight, pair_weight)
             excess[j] = spectra.shell_sums(total.real**2 + total.imag**2) - spectra.power[j]
             if spectra.pattern:  # products of the noise that went with the pattern
@@ -108,7 +110,7 @@ def fit_field(
                 shared = spectra.shell_sums(total.real**2 + total.imag**2)
                 excess[j] += shared - spectra.pattern * n_frames * counts
                 lost += shared / (counts * n_tiles)
-            h = information(spectra, weight, spectra.spread(scale[j] * ssnr * effective / n_frames))
+            h = information(curve, scale[j] * ssnr * effective / n_frames, shell_k2)
             system += h * np.outer(values[j], values[j])
             score += values[j][:, None, None] * slope
         full = np.kron(system, laplacian)

@@ -4,12 +4,14 @@ Groups of neighbouring frames have enough signal for each pair's cross-correlati
 pairs are made consistent by robust least squares, so spoiled pairs lose their say.
 """
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from cryoloom.fourier.resize import good_size
-from cryoloom.fourier.transform import irfftn
 from cryoloom.motion.likelihood import align_spectra, phase_factors
 from cryoloom.motion.pairs import solve_pairs
 from cryoloom.motion.tiles import TileSpectra
@@ -38,12 +40,14 @@ def initial_trajectory(spectra: TileSpectra, ssnr: np.ndarray, max_shift_px: flo
     groups = torch.stack([spectra.dft[0, a:b].sum(0) for a, b in zip(edges[:-1], edges[1:], strict=True)])
     sizes = np.diff(edges)
     first, second = np.triu_indices(len(groups), 1)
+    window = _window(spectra, max_shift_px)
     peaks, heights = [], []
     for a, b in zip(first, second, strict=True):
-        product = groups[b] * groups[a].conj() + spectra.pattern * float(sizes[a] * sizes[b])
-        peak, height = _correlation_peak(spectra, weight * product, max_shift_px)
+        product = weight * (groups[b] * groups[a].conj() + spectra.pattern * float(sizes[a] * sizes[b]))
+        peak, height = window.peak(window.correlation(product))
         peaks.append(peak)
-        heights.append(height)
+        parts = torch.view_as_real(product).reshape(-1)
+        heights.append(height / (float(parts @ parts) ** 0.5 or 1.0))
     centres = 0.5 * (edges[:-1] + edges[1:] - 1)
     found, _ = solve_pairs(len(groups), first, second, np.asarray(peaks), np.asarray(heights) ** 2)
     frames = np.arange(n)
@@ -72,40 +76,61 @@ def _against_the_others(
     phase = spectra.pattern**0.5 * phase_factors(spectra, trajectory) if spectra.pattern else None
     phase_total = None if phase is None else phase.sum(0)
     n = len(trajectory)
+    window = _window(spectra, radius_px)
+    maps = []
+    for s in range(n):
+        product = aligned[s] * (total - aligned[s]).conj()
+        if phase is not None and phase_total is not None:
+            product += phase[s] * (phase_total - phase[s]).conj()
+        maps.append(window.correlation(product.mul_(weight)))
     moves = np.zeros_like(trajectory)
     for t in range(n):
-        product = torch.zeros_like(total)
-        for s in range(max(0, t - half_width), min(n, t + half_width + 1)):
-            part = aligned[s] * (total - aligned[s]).conj()
-            if phase is not None and phase_total is not None:
-                part += phase[s] * (phase_total - phase[s]).conj()
-            product += (1 - abs(s - t) / (half_width + 1)) * part
-        moves[t], _ = _correlation_peak(spectra, weight * product, radius_px)
+        near = range(max(0, t - half_width), min(n, t + half_width + 1))
+        moves[t], _ = window.peak(np.sum([(1 - abs(s - t) / (half_width + 1)) * maps[s] for s in near], axis=0))
     return trajectory + moves - moves.mean(0)
 
 
-def _correlation_peak(spectra: TileSpectra, product: Tensor, radius_px: float) -> tuple[np.ndarray, float]:
-    """Displacement within `radius_px` at the peak of a cross-spectrum, and its height over the spread of the map."""
-    ny, nx = product.shape
-    m_y, m_x = ny // 2, nx - 1
-    size_y, size_x = good_size(2 * m_y + 2), good_size(2 * m_x + 2)
-    padded = torch.zeros(size_y, size_x // 2 + 1, dtype=product.dtype, device=product.device)
-    padded[: m_y + 1, :nx] = product[: m_y + 1]
-    padded[size_y - m_y :, :nx] = product[m_y + 1 :]
-    image = irfftn(padded, (size_y, size_x)).cpu().numpy()
-    # a step of this map in pixels of the frames
-    step_y = 1 / (float(spectra.ky_per_px[1]) * size_y)
-    step_x = 1 / (float(spectra.kx_per_px[1]) * size_x)
-    reach_y = min(max(2, round(radius_px / step_y)), size_y // 2 - 2)
-    reach_x = min(max(2, round(radius_px / step_x)), size_x // 2 - 2)
-    rows, columns = np.arange(-reach_y - 1, reach_y + 2), np.arange(-reach_x - 1, reach_x + 2)
-    window = image[np.ix_(rows % size_y, columns % size_x)]
-    inner = window[1:-1, 1:-1]
-    i, j = np.unravel_index(int(np.argmax(inner)), inner.shape)
-    y = i + _vertex(window[i : i + 3, j + 1]) - reach_y
-    x = j + _vertex(window[i + 1, j : j + 3]) - reach_x
-    spread = float(image.std()) or 1.0
-    return np.array([y * step_y, x * step_x]), float(inner[i, j]) / spread
+@dataclass(frozen=True)
+class _Window:
+    """The middle of correlation maps, by direct sums: few displacements are looked at, so this beats a transform.
+
+    Attributes
+    ----------
+    along_y, along_x
+        Phases `(rows, ny)` and `(nx, columns)`.
+    step
+        Spacing of rows and columns in pixels of the frames, `(2,)`.
+    """
+
+    along_y: Tensor
+    along_x: Tensor
+    step: np.ndarray
+
+    def correlation(self, product: Tensor) -> np.ndarray:
+        """Correlation at the displacements of the window from a cross-spectrum `(ny, nx)`, `(rows, columns)`."""
+        return np.asarray((self.along_y @ product @ self.along_x).real.cpu().numpy())
+
+    def peak(self, values: np.ndarray) -> tuple[np.ndarray, float]:
+        """Displacement in pixels `(2,)` at the highest place that is not on the rim, and the height there."""
+        inner = values[1:-1, 1:-1]
+        i, j = np.unravel_index(int(np.argmax(inner)), inner.shape)
+        middle = 0.5 * (np.array(inner.shape) - 1)
+        place = [i + _vertex(values[i : i + 3, j + 1]), j + _vertex(values[i + 1, j : j + 3])]
+        return (np.array(place) - middle) * self.step, float(inner[i, j])
+
+
+def _window(spectra: TileSpectra, radius_px: float) -> _Window:
+    """Displacements within `radius_px` and one more, two to a period of the highest frequency."""
+    phases, steps = [], []
+    for k in (spectra.ky_per_px, spectra.kx_per_px):
+        n_half = (len(k) // 2 if k is spectra.ky_per_px else len(k) - 1) + 1
+        size = good_size(2 * n_half)
+        step = 1 / (float(k[1]) * size)
+        reach = min(max(2, round(radius_px / step)), size // 2 - 2) + 1
+        place = torch.arange(-reach, reach + 1, dtype=torch.float64, device=k.device) * step
+        phases.append(torch.exp(2j * math.pi * place[:, None] * k).to(torch.complex64))
+        steps.append(step)
+    return _Window(phases[0], phases[1].T.contiguous(), np.array(steps))
 
 
 def _vertex(three: np.ndarray) -> float:

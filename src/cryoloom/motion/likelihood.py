@@ -24,7 +24,11 @@ from cryoloom.motion.tiles import TileSpectra
 
 def align_spectra(spectra: TileSpectra, tile: int, residual_px: np.ndarray) -> Tensor:
     """Spectra of one tile with the displacements `residual_px` `(t, 2)` taken out, `(t, ny, nx)` complex64."""
-    return spectra.dft[tile] * phase_factors(spectra, residual_px)
+    if spectra.dft.is_cuda:
+        return spectra.dft[tile] * phase_factors(spectra, residual_px)
+    aligned = torch.empty_like(spectra.dft[tile])
+    _align_kernel(spectra.dft[tile].numpy(), np.asarray(residual_px, np.float64), *_steps(spectra), aligned.numpy())
+    return aligned
 
 
 def phase_factors(spectra: TileSpectra, shift_px: np.ndarray) -> Tensor:
@@ -66,21 +70,22 @@ def gradient(
     if dft.is_cuda:
         return gradient_torch(spectra, dft, residual_px, weight, pair_weight)
     n = spectra.n_frames
-    shift = residual_px.astype(np.float64)
-    along_y = np.exp(2j * math.pi * shift[:, :1] * spectra.ky_per_px.numpy()).astype(np.complex64)
-    along_x = np.exp(2j * math.pi * shift[:, 1:] * spectra.kx_per_px.numpy()).astype(np.complex64)
     deficit = np.zeros((n, n)) if pair_weight is None else 1.0 - pair_weight
     np.fill_diagonal(deficit, 0.0)
     frame, other = np.nonzero(deficit > 1e-3)
     start = np.searchsorted(frame, np.arange(n + 1))
-    values = dft.numpy()
-    total = np.zeros(values.shape[1:], np.complex64)
-    slope = np.empty((n, 2))
+    total = np.zeros(dft.shape[1:], np.complex64)
+    slope = np.zeros((n, 2))
     _gradient_kernel(
-        values, along_y, along_x, weight.numpy(), spectra.ky_per_px.numpy(), spectra.kx_per_px.numpy(),
-        start, other, deficit[frame, other].astype(np.float32), np.empty_like(values), total, slope,
+        dft.numpy(), np.asarray(residual_px, np.float64), *_steps(spectra), weight.numpy(),
+        start, other, deficit[frame, other].astype(np.float32), total, slope,
     )  # fmt: skip
     return 4 * math.pi * slope, torch.from_numpy(total)
+
+
+def _steps(spectra: TileSpectra) -> tuple[float, float]:
+    """Steps of the frequencies along y and x, cycles per pixel."""
+    return float(spectra.ky_per_px[1]), float(spectra.kx_per_px[1])
 
 
 def gradient_torch(
@@ -102,12 +107,16 @@ def gradient_torch(
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)
-def _gradient_kernel(dft, along_y, along_x, weight, ky, kx, start, other, deficit, aligned, total, slope):
+def _gradient_kernel(dft, shift, step_y, step_x, weight, start, other, deficit, total, slope):
     n, ny, nx = dft.shape
+    ramp_y, ramp_x = np.empty((n, ny), np.complex64), np.empty((n, nx), np.complex64)
+    _ramps(shift, step_y, step_x, ramp_y, ramp_x)
+    k_x = np.arange(nx).astype(np.float32)
+    aligned = np.empty_like(dft)
     for t in range(n):
-        phase = along_x[t]
+        phase = ramp_x[t]
         for i in range(ny):
-            factor = along_y[t, i]
+            factor = ramp_y[t, i]
             source, target, sums = dft[t, i], aligned[t, i], total[i]
             for j in range(nx):
                 value = source[j] * (factor * phase[j])
@@ -128,17 +137,54 @@ def _gradient_kernel(dft, along_y, along_x, weight, ky, kx, start, other, defici
             for j in range(nx):
                 value = w[j] * (rest[j].imag * own[j].real - rest[j].real * own[j].imag)
                 sum_y += value
-                sum_x += value * kx[j]
-            slope_y += ky[i] * sum_y
+                sum_x += value * k_x[j]
+            slope_y += step_y * (i if 2 * i < ny else i - ny) * sum_y
             slope_x += float(sum_x)
         slope[t, 0] = slope_y
-        slope[t, 1] = slope_x
+        slope[t, 1] = step_x * slope_x
 
 
-def information(spectra: TileSpectra, weight: Tensor, ssnr: Tensor) -> float:
-    """`h`: information of one pair of frames on their relative shift along one axis, per pixel²."""
-    k2 = 0.5 * (spectra.ky_per_px[:, None] ** 2 + spectra.kx_per_px**2)
-    return float((2 * (2 * math.pi) ** 2 * weight * ssnr * k2).sum(dtype=torch.float64))
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def _align_kernel(dft, shift, step_y, step_x, out):
+    n, ny, nx = dft.shape
+    ramp_y, ramp_x = np.empty((n, ny), np.complex64), np.empty((n, nx), np.complex64)
+    _ramps(shift, step_y, step_x, ramp_y, ramp_x)
+    for t in range(n):
+        phase = ramp_x[t]
+        for i in range(ny):
+            factor, source, target = ramp_y[t, i], dft[t, i], out[t, i]
+            for j in range(nx):
+                target[j] = source[j] * (factor * phase[j])
+
+
+@numba.njit(nogil=True, fastmath=True)
+def _ramps(shift, step_y, step_x, ramp_y, ramp_x):
+    """`exp(2πi k s)` along y `(t, ny)` in FFT order and along x `(t, nx)`, by recurrence in double precision."""
+    n, ny = ramp_y.shape
+    for t in range(n):
+        turn, value = np.exp(2j * np.pi * step_y * shift[t, 0]), 1.0 + 0.0j
+        for i in range(ny // 2 + 1):
+            ramp_y[t, i] = value
+            if i:
+                ramp_y[t, ny - i] = value.conjugate()
+            value *= turn
+        turn, value = np.exp(2j * np.pi * step_x * shift[t, 1]), 1.0 + 0.0j
+        for j in range(ramp_x.shape[1]):
+            ramp_x[t, j] = value
+            value *= turn
+
+
+def information(weight: np.ndarray, ssnr: np.ndarray, shell_k2: np.ndarray) -> float:
+    """`h`: information of one pair of frames on their relative shift along one axis, per pixel².
+
+    Parameters
+    ----------
+    weight, ssnr
+        Per shell, `(n_shells,)`.
+    shell_k2
+        Sum of `k²` of one axis over each shell, `(n_shells,)`.
+    """
+    return float(2 * (2 * math.pi) ** 2 * (weight * ssnr * shell_k2).sum())
 
 
 def pair_laplacian(n_frames: int, pair_weight: np.ndarray | None = None) -> np.ndarray:

@@ -7,7 +7,6 @@ import numpy as np
 
 from cryoloom.contract import InputError
 from cryoloom.data import MovieSet
-from cryoloom.io.eer import EerMovie
 from cryoloom.io.gain import read_defects, read_gain
 from cryoloom.io.movies import Movie, open_movie, open_movie_of
 from cryoloom.motion.defects import find_defects, sum_raw
@@ -58,11 +57,7 @@ def read_raw(movie: Movie, settings: MotionSettings) -> np.ndarray:
             f"{movie.path}: frames {settings.first_frame} to {settings.last_frame or 'the last'} were asked for, "
             f"the movie has {movie.n_frames}."
         )
-    if isinstance(movie, EerMovie):
-        return movie.frames(first, last)  # counted in place
-    raw = np.empty((last - first, *movie.shape), movie.dtype)
-    for t in range(first, last):
-        raw[t - first] = movie.frames(t, t + 1)[0]
+    raw = movie.frames(first, last)
     if raw.dtype.kind == "f" and not all(np.isfinite(frame.sum(dtype=np.float64)) for frame in raw):
         raise InputError(f"{movie.path}: some pixels are NaN or infinite; the movie is damaged.")
     return raw

@@ -9,7 +9,6 @@ whole frame and for the local modes of each degree. So the strength of the regul
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.interpolate import BSpline
 from scipy.linalg import cho_factor, cho_solve
 
 from cryoloom.motion.field import mode_orders
@@ -69,8 +68,23 @@ def _time_splines(n_frames: int) -> np.ndarray:
     order = min(3, n - 1)
     inner = np.linspace(0, 1, n - order + 2) ** 1.4 * (n_frames - 1)
     knots = np.concatenate([[inner[0]] * order, inner, [inner[-1]] * order])
-    basis = np.asarray(BSpline.design_matrix(np.arange(n_frames, dtype=float), knots, order).toarray())
+    basis = _spline_values(np.arange(n_frames, dtype=np.float64), knots, order)
     return (basis - basis[:1])[:, 1:]
+
+
+def _spline_values(x: np.ndarray, knots: np.ndarray, order: int) -> np.ndarray:
+    """B-splines on `knots` at `x` `(t,)`, `(t, n)`, by the recursion of Cox and de Boor.
+
+    The last knot belongs to the last piece. (SciPy has them too, in a module that takes a sixth of a second to load.)
+    """
+    last = np.flatnonzero(np.diff(knots) > 0)[-1]
+    piece = np.minimum(np.searchsorted(knots, x, side="right") - 1, last)
+    values = (np.arange(len(knots) - 1) == piece[:, None]).astype(np.float64)
+    for k in range(1, order + 1):
+        span = knots[k:] - knots[:-k]
+        rise = np.divide(x[:, None] - knots[:-k], span, out=np.zeros((len(x), len(span))), where=span > 0)
+        values = rise[:, :-1] * values[:, :-1] + (1 - rise[:, 1:]) * (span[1:] > 0) * values[:, 1:]
+    return values
 
 
 def solve_motion(

@@ -18,7 +18,7 @@ from cryoloom.motion.load import GainRecipe, choose_gain, load_frames
 from cryoloom.motion.motion_file import write_motion_file
 from cryoloom.motion.settings import MOTION, MotionSettings
 
-MAX_FIGURES = 24
+MAX_PATHS = 24
 
 
 @stage(MOTION)
@@ -241,26 +241,28 @@ def _collect(
 
 
 def _show(done: list[tuple[int, dict[str, Any]]], names: list[str], total: np.ndarray, run: Run) -> None:
-    """Trajectories of some movies and the spread over the set."""
-    for row, result in done[:MAX_FIGURES]:
-        trajectory = np.asarray(result["trajectory"])
-        run.show(
-            Figure(
-                f"motion_{row:04d}",
-                "scatter",
-                names[row],
-                caption=f"Path of the whole frame, first frame at zero: {result['total']:.1f} Å in all, "
-                f"{result['early']:.1f} Å of it early; local motion {result['local_motion']:.1f} Å.",
-                x_label="x (Å)",
-                y_label="y (Å)",
-                data={
-                    "x": trajectory[:, 1],
-                    "y": trajectory[:, 0],
-                    "values": np.arange(1, len(trajectory) + 1),
-                    "connect": True,
-                },
-            )
+    """Paths of some movies in one picture, and the spread over the set."""
+    paths = [np.asarray(result["trajectory"]) for _, result in done[:MAX_PATHS]]
+    gap = np.full((1, 2), np.nan)  # the line is broken between two movies
+    joined = np.concatenate([piece for path in paths for piece in (path, gap)])
+    run.show(
+        Figure(
+            "motion_paths",
+            "scatter",
+            "Paths of whole frames",
+            caption=f"Where the content sits in each frame (colour: number of the frame), first frame at zero, in "
+            f"{len(paths)} of {len(done)} movies, {names[done[0][0]]} the first. "
+            f"Median length {np.median(total):.1f} Å.",
+            x_label="x (Å)",
+            y_label="y (Å)",
+            data={
+                "x": joined[:, 1],
+                "y": joined[:, 0],
+                "values": np.concatenate([np.arange(1, len(path) + 2) for path in paths]),
+                "connect": True,
+            },
         )
+    )
     run.show(Figure("motion_total", "histogram", "Total motion", x_label="Å", data={"values": total}))
 
 

@@ -63,7 +63,7 @@ def sum_frames(frames: Frames, field: MotionField, coefficients: np.ndarray, n_g
 
 
 def flatten_response(dft: Tensor, field: MotionField, image_shape: tuple[int, int]) -> Tensor:
-    """Divide the transform of a sum `(*batch, h, w // 2 + 1)` by the mean response of the filters.
+    """Divide the transform of a sum `(*batch, h, w // 2 + 1)` by the mean response of the filters, in place.
 
     The response is averaged over the fractions that occur; it is not divided out beyond a factor of two.
     """
@@ -75,7 +75,7 @@ def flatten_response(dft: Tensor, field: MotionField, image_shape: tuple[int, in
     along_x = mean_response(fraction[..., 1], np.fft.rfftfreq(w))
     gain_y = torch.as_tensor(1 / np.clip(along_y, 0.5, None), dtype=torch.float32, device=dft.device)
     gain_x = torch.as_tensor(1 / np.clip(along_x, 0.5, None), dtype=torch.float32, device=dft.device)
-    return dft * gain_y[:, None] * gain_x
+    return dft.mul_(gain_y[:, None] * gain_x)
 
 
 @numba.njit(nogil=True, cache=True, fastmath=True)

@@ -7,6 +7,7 @@ Each tile is cut where its content is expected, to the nearest pixel; the rest o
 import math
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -83,6 +84,10 @@ class TileSpectra:
 
     def shell_sums(self, values: Tensor) -> np.ndarray:
         """Sums with multiplicities over shells of real values `(*batch, ny, nx)`, `(*batch, n_shells)` float64."""
+        # the multiplicity is 1 in all shells
+        if values.dim() == 2 and not values.is_cuda:
+            places = self.shell.numpy().reshape(-1)
+            return np.asarray(np.bincount(places, values.numpy().reshape(-1), self.n_shells + 1)[:-1])
         flat = (values * self.multiplicity).reshape(-1, self.shell.numel()).to(torch.float64)
         sums = torch.zeros(flat.shape[0], self.n_shells + 1, dtype=torch.float64, device=values.device)
         sums.index_add_(1, self.shell.reshape(-1), flat)
@@ -146,10 +151,17 @@ def cut_tiles(
     shell = torch.where(used, shell, n_shells)
     window = (_taper(tile_h)[:, None] * _taper(tile_w)).to(torch.float32).to(device)
 
-    dft = torch.empty(len(origins), n_frames, len(ky), len(kx), dtype=torch.complex64, device=device)
+    # NumPy asks for large pages, which saves most of the time that new memory costs
+    dft = torch.from_numpy(np.empty((len(origins), n_frames, len(ky), len(kx)), np.complex64)).to(device)
+    cut = torch.empty(n_frames, tile_h, tile_w, device=device)
     for j in range(len(origins)):
-        cut = torch.stack([frames[t, y : y + tile_h, x : x + tile_w] for t, (y, x) in enumerate(start[j].tolist())])
-        cut = (cut - cut.mean(dim=(1, 2), keepdim=True)) * window
+        if frames.is_cuda:
+            for t, (y, x) in enumerate(start[j].tolist()):
+                cut[t] = frames[t, y : y + tile_h, x : x + tile_w]
+            cut -= cut.mean(dim=(1, 2), keepdim=True)
+            cut *= window
+        else:
+            _cut_kernel(frames.numpy(), start[j], window.numpy(), cut.numpy())
         full = rfftn(cut, 2)
         dft[j, :, : m_y + 1] = full[:, : m_y + 1, : m_x + 1]
         dft[j, :, m_y + 1 :] = full[:, tile_h - m_y :, : m_x + 1]
@@ -186,8 +198,7 @@ def without_pattern(spectra: TileSpectra, pattern: float) -> TileSpectra:
         phase = pattern_phase(spectra, j)
         still = (phase.conj() * spectra.dft[j]).sum(0)
         spectra.dft[j] -= share * phase * still
-        tile = spectra.dft[j]
-        power[j] = spectra.shell_sums((tile.real**2 + tile.imag**2).sum(0))
+        power[j] = spectra.shell_sums(_power(spectra.dft[j]))
     return TileSpectra(**{**spectra.__dict__, "power": power, "pattern": share})
 
 
@@ -201,13 +212,48 @@ def pattern_phase(spectra: TileSpectra, tile: int) -> Tensor:
 
 def _whiten(spectra: TileSpectra) -> TileSpectra:
     """Divide by the mean noise amplitude of each shell, in place; strong tiles do not set it (median over tiles)."""
-    power = np.stack(
-        [spectra.shell_sums((tile.real**2 + tile.imag**2).sum(0)) for tile in spectra.dft]
-    )  # (j, n_shells)
+    power = np.stack([spectra.shell_sums(_power(tile)) for tile in spectra.dft])  # (j, n_shells)
     counts = np.maximum(spectra.shell_counts(), 1e-9)
     mean = np.maximum(np.median(power, axis=0) / (counts * spectra.n_frames), 1e-30)
     spectra.dft.mul_(spectra.spread(1 / np.sqrt(mean)))
     return TileSpectra(**{**spectra.__dict__, "noise_power": mean, "power": power / mean})
+
+
+def _power(dft: Tensor) -> Tensor:
+    """Sum over frames of the power of spectra `(t, ny, nx)`, `(ny, nx)` float32."""
+    if dft.is_cuda:
+        return (dft.real**2 + dft.imag**2).sum(0)
+    total = torch.zeros(dft.shape[1:])
+    _power_kernel(dft.numpy(), total.numpy())
+    return total
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def _power_kernel(dft, total):
+    for t in range(dft.shape[0]):
+        for i in range(dft.shape[1]):
+            source, target = dft[t, i], total[i]
+            for j in range(dft.shape[2]):
+                target[j] += source[j].real ** 2 + source[j].imag ** 2
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def _cut_kernel(frames, start, window, out):
+    """Pieces of all frames from `start` `(t, 2)` on, less their mean, faded at the edges."""
+    n, h, w = out.shape
+    for t in range(n):
+        y, x = start[t]
+        total = 0.0
+        for i in range(h):
+            source, row = frames[t, y + i, x : x + w], np.float32(0)
+            for j in range(w):
+                row += source[j]
+            total += float(row)
+        mean = np.float32(total / (h * w))
+        for i in range(h):
+            source, factor, target = frames[t, y + i, x : x + w], window[i], out[t, i]
+            for j in range(w):
+                target[j] = (source[j] - mean) * factor[j]
 
 
 def _taper(n: int) -> Tensor:
