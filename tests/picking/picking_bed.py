@@ -13,6 +13,7 @@ import scipy.fft
 import torch
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
+from scipy.stats import rankdata
 
 from cryoloom.data import MicrographSet, Optics
 from cryoloom.io.mrc import write_mrc
@@ -169,6 +170,20 @@ def simulated_set(folder, mass, axes, n, snr, seed, n_micrographs=3, **options):
 
 def average_precision(picks, micrographs, truth):
     """Area under precision over recall of picks ranked by score over all micrographs, each particle found once."""
+    hit, n = _ranked_hits(picks, micrographs, truth)
+    return float((hit * np.cumsum(hit) / np.arange(1, len(hit) + 1)).sum() / n)
+
+
+def precision_at(picks, micrographs, truth, levels):
+    """Precision of the best picks that reach each recall; 0 where none do."""
+    hit, n = _ranked_hits(picks, micrographs, truth)
+    found = np.cumsum(hit)
+    needed = [int(np.searchsorted(found, np.ceil(level * n))) for level in levels]
+    return np.asarray([found[i] / (i + 1) if i < len(found) else 0.0 for i in needed])
+
+
+def _ranked_hits(picks, micrographs, truth):
+    """Whether each pick, by falling score over all micrographs, is the first on a particle; number of particles."""
     names = np.asarray([str(m) for m in picks.micrograph])
     score, hit, n = [], [], 0
     for path, micrograph in zip(micrographs.path, truth, strict=True):
@@ -177,8 +192,14 @@ def average_precision(picks, micrographs, truth):
         score.append(picks.score[own])
         hit.append(first_hits(picks.position_px[own], micrograph.position_px, 0.35 * micrograph.diameter / 1.5))
         n += len(micrograph.position_px)
-    hit = np.concatenate(hit)[np.argsort(-np.concatenate(score), kind="stable")]
-    return float((hit * np.cumsum(hit) / np.arange(1, len(hit) + 1)).sum() / n)
+    return np.concatenate(hit)[np.argsort(-np.concatenate(score), kind="stable")], n
+
+
+def auc(good, bad):
+    """Chance that a random one of `good` is larger than a random one of `bad`."""
+    both = np.concatenate([good, bad])
+    rank = rankdata(both)
+    return (rank[: len(good)].sum() - len(good) * (len(good) + 1) / 2) / (len(good) * len(bad))
 
 
 def first_hits(found, truth, radius_px):

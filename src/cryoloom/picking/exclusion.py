@@ -13,10 +13,11 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from cryoloom.picking.clumps import clumped_regions
+from cryoloom.picking.clumps import clumped_regions, far_too_dense, find_objects
 
 _SMOOTH = 20.0  # Å, standard deviation of the smoothing for the density
 _CORE_SIGMA, _RIM_SIGMA = 9.0, 4.0  # robust deviations: somewhere in a dense region, and everywhere in it
+_GAP = 30.0  # Å, half the width of gaps in dense regions that belong to them, as in the texture of carbon
 _RIM = 40.0  # Å around excluded regions, where the fringes of their edges are strongest
 _LOCAL = 30.0  # Å, of the window for the local mean
 _BLOCK = 45.0  # Å, edge of the blocks whose median variance is taken
@@ -37,22 +38,26 @@ def exclusion_mask(image: Tensor, pixel_size: float, *, least_diameter: float = 
         Å per pixel.
     least_diameter
         Å, of the dense part of a particle; regions of less than four times the area of this circle are not excluded,
-        since they may be particles. If it is 0, aggregates are not looked for.
+        since they may be particles, unless they are several times as dense. If it is 0, aggregates are not looked for.
     """
     plain = image.cpu().numpy().astype(np.float32)
-    dense = dense_regions(plain, pixel_size)
+    dense = _close(dense_regions(plain, pixel_size), _GAP / pixel_size)
     rough = rough_regions(plain, dense, pixel_size)
     mask = dense | rough
-    if least_diameter > 0 and mask.any():
+    if least_diameter > 0:
+        diameter_px, rim_px = least_diameter / pixel_size, 1.5 * _SMOOTH / pixel_size
+        thin = ~_grow(mask, rim_px)
+        excess = plain - ice_level(_smooth(plain, pixel_size), thin)[0]
+        objects = find_objects(excess, dense, rough, diameter_px, rim_px)
         label, n = ndimage.label(mask)
-        area = np.bincount(label.reshape(-1), minlength=n + 1)
-        small = area < np.pi * (least_diameter / pixel_size) ** 2
+        small = np.bincount(label.reshape(-1), minlength=n + 1) < np.pi * diameter_px**2
+        if objects is not None:
+            small &= ~far_too_dense(objects, label, n)
         small[0] = True
         mask = ~small[label]
-    if least_diameter > 0:
-        excess = plain - ice_level(_smooth(plain, pixel_size))[0]
-        clumped = clumped_regions(excess, dense, rough, least_diameter / pixel_size, 1.5 * _SMOOTH / pixel_size)
-        mask |= clumped | (dense & _grow(clumped, 2 * _SMOOTH / pixel_size))
+        if objects is not None:
+            clumped = clumped_regions(objects, dense, rough, diameter_px, rim_px)
+            mask |= clumped | (dense & _grow(clumped, 2 * _SMOOTH / pixel_size))
     if mask.mean() > 0.5:
         mask = np.zeros_like(mask)
     return torch.from_numpy(mask).to(image.device)
@@ -100,36 +105,43 @@ def dense_regions(image: np.ndarray, pixel_size: float) -> np.ndarray:
     return (level > 0) & (z > np.maximum(0.5 * level, _RIM_SIGMA))
 
 
-def ice_level(smooth: np.ndarray) -> tuple[np.ndarray, float]:
+def ice_level(smooth: np.ndarray, seen: np.ndarray | None = None) -> tuple[np.ndarray, float]:
     """Density of the ice as a quadratic surface `(h, w)`, and the standard deviation about it.
 
-    The surface is fitted to block means; blocks that lie above it, as dense matter does, are dropped in turn.
+    The surface is fitted to block means; blocks that lie above it, as dense matter does, are dropped in turn, and so
+    are blocks of which less than a third is `seen` `(h, w)` bool, by default all.
     """
     h, w = smooth.shape
     by, bx = min(_BLOCKS, h), min(_BLOCKS, w)
-    means = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(smooth)[None, None], (by, bx))[0, 0].numpy()
+    seen = np.ones(smooth.shape, dtype=bool) if seen is None or seen.mean() < 0.1 else seen
+    share, sums = (
+        torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(plane)[None, None], (by, bx))[0, 0].numpy()
+        for plane in (seen.astype(np.float32), np.where(seen, smooth, 0).astype(np.float32))
+    )
+    known = (share > 1 / 3).reshape(-1)
+    means = sums / np.maximum(share, 1e-6)
 
     def terms(ny: int, nx: int) -> np.ndarray:
         y, x = np.meshgrid((np.arange(ny) + 0.5) / ny - 0.5, (np.arange(nx) + 0.5) / nx - 0.5, indexing="ij")
         return np.stack([np.ones_like(y), y, x, y * y, x * y, x * x]).reshape(6, -1)
 
     basis, values = terms(by, bx), means.reshape(-1).astype(np.float64)
-    good = values <= np.quantile(values, 0.75)
+    good = known & (values <= np.quantile(values[known], 0.75))
     for _ in range(12):
         used = basis[:, good]
         ridge = 1e-3 * good.sum() * np.diag([0.0, 0, 0, 1, 1, 1])  # bends only where many blocks ask for it
         surface = np.linalg.solve(used @ used.T + ridge, used @ values[good]) @ basis
         residual = values - surface
-        below = residual[residual < np.median(residual[good])] - np.median(residual[good])
+        below = residual[known & (residual < np.median(residual[good]))] - np.median(residual[good])
         limit = 2.5 * 1.4826 * float(np.median(np.abs(below))) if len(below) else 0.0
-        chosen = residual - np.median(residual[good]) <= limit
-        if chosen.mean() < 0.4 or (chosen == good).all():
+        chosen = known & (residual - np.median(residual[good]) <= limit)
+        if chosen.sum() < 0.4 * known.sum() or (chosen == good).all():
             break
         good = chosen
     used = basis[:, good]
     coefficients = np.linalg.solve(used @ used.T + ridge, used @ values[good])
     ice = (coefficients @ terms(h, w)).reshape(h, w)
-    residual = smooth - ice
+    residual = (smooth - ice)[seen]
     inside = residual[residual < np.quantile(residual, 0.6)]
     middle = np.median(residual[np.abs(residual) < 3 * 1.4826 * np.median(np.abs(inside))])
     below = middle - residual[residual < middle]
@@ -210,3 +222,13 @@ def _smooth(image: np.ndarray, pixel_size: float) -> np.ndarray:
 
 def _grow(mask: np.ndarray, radius_px: float) -> np.ndarray:
     return ndimage.distance_transform_edt(~mask) <= radius_px if mask.any() else mask
+
+
+def _close(mask: np.ndarray, radius_px: float) -> np.ndarray:
+    """The mask with its gaps of less than twice the radius filled."""
+    if not mask.any():
+        return mask
+    wide = np.pad(mask, int(radius_px) + 2, mode="edge")
+    closed = ~_grow(~_grow(wide, radius_px), radius_px)
+    m = int(radius_px) + 2
+    return np.asarray(closed[m:-m, m:-m] | mask)

@@ -48,7 +48,14 @@ class Prepared:
 
 
 def prepare_micrograph(
-    image: Tensor, pixel_size: float, transfer: Transfer | None, diameter: float, *, dark: bool, exclude: bool
+    image: Tensor,
+    pixel_size: float,
+    transfer: Transfer | None,
+    diameter: float,
+    *,
+    dark: bool,
+    exclude: bool,
+    beside: float = 0.5,
 ) -> Prepared:
     """Reduce, flatten and transform a micrograph.
 
@@ -66,6 +73,9 @@ def prepare_micrograph(
         Whether particles are darker than what is around them.
     exclude
         Leave out carbon, crystals and aggregates; see `exclusion`.
+    beside
+        Diameters around them in which no centre is looked for: a particle there would touch them. Pickers that can
+        tell one from the other look there too.
     """
     reduced = reduce_micrograph(image, pixel_size, diameter / PIXELS_PER_CORE, dark=dark)
     px = reduced.mean_pixel_size
@@ -74,7 +84,7 @@ def prepare_micrograph(
         mask = exclusion_mask(reduced.image, px, least_diameter=diameter)
         flat = flatten_background(fill_excluded(reduced.image, mask, px), 2 * diameter / px)
         flat = torch.where(mask, torch.zeros_like(flat), flat)
-        excluded = grow_mask(mask, 0.5 * diameter / px)  # a particle there would touch it
+        excluded = grow_mask(mask, beside * diameter / px)
     else:
         flat = flatten_background(reduced.image, 2 * diameter / px)
     spectrum = Spectrum(flat, reduced.pixel_size, transfer, margin_px=int(diameter / px))

@@ -102,6 +102,7 @@ def search_micrograph(
     distance: float,
     margin: float,
     exclude: bool = False,
+    beside: float = 0.5,
     find: Finder | None = None,
 ) -> Candidates:
     """All candidates on one micrograph.
@@ -122,10 +123,12 @@ def search_micrograph(
         Å, smallest distance of two candidates, and of a candidate from the edge.
     exclude
         Leave out carbon, crystals and aggregates; see `exclusion`.
+    beside
+        Diameters around them in which no centre is looked for either.
     find
         Finds the peaks; by default a ball of `diameter` is looked for.
     """
-    prepared = prepare_micrograph(image, pixel_size, transfer, diameter, dark=dark, exclude=exclude)
+    prepared = prepare_micrograph(image, pixel_size, transfer, diameter, dark=dark, exclude=exclude, beside=beside)
     peaks = (find or round_finder(RoundTemplate.ball(diameter)))(prepared, distance / prepared.pixel_size)
     return candidates_of(prepared, peaks, diameter, distance=distance, margin=margin)
 

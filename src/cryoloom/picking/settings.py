@@ -15,6 +15,11 @@ class PickSettings(Settings):
     )
     diameter_min: float = setting(50.0, "Smallest diameter tried when it is not given.", unit="Å", gt=0)
     diameter_max: float = setting(450.0, "Largest diameter tried when it is not given.", unit="Å", gt=0)
+    method: Literal["single", "consensus"] = setting(
+        "single",
+        "One picker, or the agreement of several and of a network that learns from them while the job runs.",
+    )
+    steps: int = setting(200, "Steps of the training of each network of the consensus.", ge=10, le=20_000, expert=True)
     false_picks: float = setting(
         0.15, "Largest fraction of picks that noise of the same micrographs would give as well.", gt=0, lt=1
     )

@@ -14,7 +14,8 @@ from scipy.ndimage import affine_transform
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from cryoloom.picking.learned.network import STRIDE
+from cryoloom.picking.learned.network import STRIDE, network_input
+from cryoloom.picking.prepare import Prepared
 
 UNLABELLED, PARTICLE, OFF_CENTRE, IGNORED = range(4)
 """What is known of a pixel of the network's answer."""
@@ -57,6 +58,22 @@ class Batch:
     image: Tensor
     known: Tensor
     anywhere: Tensor
+
+
+def labelled_micrograph(prepared: Prepared, place_px: np.ndarray, weight: np.ndarray) -> Labelled:
+    """A prepared micrograph as the network sees it, with its labels.
+
+    Parameters
+    ----------
+    prepared
+        The micrograph.
+    place_px, weight
+        Particles in pixels yx of the micrograph as it is on the disk `(n, 2)`, and their probabilities `(n,)`.
+    """
+    place = prepared.reduced.from_micrograph(torch.from_numpy(np.asarray(place_px, dtype=np.float64))).numpy()
+    excluded = prepared.excluded
+    outside = np.zeros(prepared.flat.shape, dtype=bool) if excluded is None else excluded.cpu().numpy()
+    return Labelled(network_input(prepared).cpu().numpy(), place, np.asarray(weight, dtype=np.float64), outside)
 
 
 def known_of(shape: tuple[int, int], place: np.ndarray, extent_px: float, excluded: np.ndarray) -> np.ndarray:

@@ -10,10 +10,9 @@ from cryoloom.data import MicrographSet, PickSet
 from cryoloom.io.images import read_micrograph
 from cryoloom.picking.calibrate import calibrate
 from cryoloom.picking.learn import transfer_of
-from cryoloom.picking.learned.examples import APART, Labelled
+from cryoloom.picking.learned.examples import APART, labelled_micrograph
 from cryoloom.picking.learned.labels import Answers, answers_at_labels, labels_of, size_and_contrast
 from cryoloom.picking.learned.model import LearnedPicker, save_picker
-from cryoloom.picking.learned.network import network_input
 from cryoloom.picking.learned.training import Trained, train_network
 from cryoloom.picking.matched import scales
 from cryoloom.picking.prepare import CORE, Prepared, prepare_micrograph
@@ -56,13 +55,15 @@ def train_picker(
     extent = extent or core / CORE
 
     def prepare(row: int) -> Prepared:
-        return prepare_micrograph(*load(row), transfer_of(micrographs, row), core, dark=dark, exclude=settings.exclude)
+        return prepare_micrograph(
+            *load(row), transfer_of(micrographs, row), core, dark=dark, exclude=settings.exclude, beside=0.0
+        )
 
     def search(row: int, find: Any = None) -> dict[str, Any]:
         image, pixel_size = load(row)
         return search_micrograph(
             image, pixel_size, transfer_of(micrographs, row), core, dark=dark, distance=APART * extent,
-            margin=_MARGIN * extent, exclude=settings.exclude, find=find,
+            margin=_MARGIN * extent, exclude=settings.exclude, find=find, beside=0.5 if find is None else 0.0,
         ).as_json()  # fmt: skip
 
     if settings.particles is not None:
@@ -73,7 +74,7 @@ def train_picker(
     images, pixel = [], 0.0
     for row in chosen:
         prepared = prepare(row)
-        images.append(_labelled(prepared, *places[row]))
+        images.append(labelled_micrograph(prepared, *places[row]))
         pixel = max(pixel, prepared.pixel_size)
     with run.progress(settings.steps, "Training") as progress:
         trained = train_network(
@@ -89,14 +90,6 @@ def train_picker(
     found = run.each(chosen, check, key=name_of, label="Looking what the network finds")
     _summarise(found, trained, n_labels, expected, picker, run)
     return {}
-
-
-def _labelled(prepared: Prepared, place_px: np.ndarray, weight: np.ndarray) -> Labelled:
-    """A prepared micrograph as the network sees it, with its labels at their places there."""
-    place = prepared.reduced.from_micrograph(torch.from_numpy(np.asarray(place_px, dtype=np.float64))).numpy()
-    excluded = prepared.excluded
-    outside = np.zeros(prepared.flat.shape, dtype=bool) if excluded is None else excluded.cpu().numpy()
-    return Labelled(network_input(prepared).cpu().numpy(), place, weight, outside)
 
 
 def _expected(stored: list[dict[str, Any] | None]) -> float:

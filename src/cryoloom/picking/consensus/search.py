@@ -1,0 +1,204 @@
+"""All micrographs searched by several pickers, and by a network that learns from what they agree on.
+
+The pickers judge first. If noise does not explain what they find, the candidates that are surely particles train a
+network, which then is one more picker. Half of the micrographs train the network that searches the other half, so that
+no network is asked about places it was shown; what noise makes is then no more alike in its eyes than any other noise.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from cryoloom.contract import Run
+from cryoloom.data import MicrographSet
+from cryoloom.picking.calibrate import noise_p_value
+from cryoloom.picking.consensus.fit import Agreement, agree
+from cryoloom.picking.consensus.views import Views, views_of
+from cryoloom.picking.finders import LOWEST, Finder
+from cryoloom.picking.learn import NOISE_P_VALUE, transfer_of
+from cryoloom.picking.learned.examples import Labelled, labelled_micrograph
+from cryoloom.picking.learned.model import LearnedPicker, save_picker
+from cryoloom.picking.learned.training import train_network
+from cryoloom.picking.prepare import Prepared, prepare_micrograph
+from cryoloom.picking.settings import PickSettings
+
+_MOST_LEARNT = 12  # micrographs of each half
+_LEAST_LEARNT = 30  # particles that a network is trained with
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What is looked for.
+
+    Attributes
+    ----------
+    core, extent
+        Å, diameter of the dense part of the particle, and its largest extent.
+    dark
+        Whether particles are darker than what is around them.
+    """
+
+    core: float
+    extent: float
+    dark: bool
+
+
+@dataclass(frozen=True)
+class Judged:
+    """All candidates of all micrographs.
+
+    Attributes
+    ----------
+    views
+        Of all candidates, those of one micrograph after the other.
+    row
+        Micrograph of each, `(n,)`.
+    agreement
+        Scores and probabilities.
+    p_value
+        Probability that noise alone favours the candidates over the decoys as much.
+    searched
+        Rows of the micrographs that could be searched.
+    """
+
+    views: Views
+    row: np.ndarray
+    agreement: Agreement
+    p_value: float
+    searched: list[int]
+
+
+class ConsensusSearch:
+    """Search of one set of micrographs.
+
+    Parameters
+    ----------
+    micrographs
+        All of them.
+    load
+        Gives the image and the pixel size of a row.
+    sample
+        What is looked for.
+    settings, run
+        Of the job.
+    """
+
+    def __init__(
+        self,
+        micrographs: MicrographSet,
+        load: Callable[[int], tuple[Tensor, float]],
+        sample: Sample,
+        settings: PickSettings,
+        run: Run,
+    ) -> None:
+        self._micrographs, self._load, self._sample = micrographs, load, sample
+        self._settings, self._run = settings, run
+
+    def judge(self, finders: Sequence[Finder], *, learn: bool) -> Judged:
+        """Search with all pickers, and with a network that learns from them if `learn`."""
+        first = self._look(lambda row: finders, "Looking with all pickers")
+        if not learn or first.p_value > NOISE_P_VALUE:
+            return first
+        networks = [self._train(first, half) for half in (0, 1)]
+        if any(network is None for network in networks):
+            self._run.log("too few sure particles to train networks with")
+            return first
+        for half, network in enumerate(networks):
+            assert network is not None
+            save_picker(network, self._run.folder / f"picker_{half + 1}.npz")
+
+        def all_of(row: int) -> list[Finder]:
+            network = networks[1 - row % 2]  # the one that has not seen it
+            assert network is not None
+            return [*finders, network.find]
+
+        second = self._look(all_of, "Looking with the network too")
+        return Judged(second.views, second.row, second.agreement, first.p_value, second.searched)
+
+    def _prepare(self, row: int) -> Prepared:
+        image, pixel_size = self._load(row)
+        transfer = transfer_of(self._micrographs, row)
+        sample = self._sample
+        return prepare_micrograph(
+            image, pixel_size, transfer, sample.core, dark=sample.dark, exclude=self._settings.exclude, beside=0.0
+        )
+
+    def _look(self, finders_of: Callable[[int], Sequence[Finder]], label: str) -> Judged:
+        def look(row: int) -> dict[str, Any]:
+            candidates, decoys = views_of(
+                self._prepare(row),
+                finders_of(row),
+                self._sample.core,
+                distance=self._settings.distance * self._sample.extent,
+                margin=self._settings.margin * self._sample.extent,
+            )
+            return {"candidates": candidates.as_json(), "decoys": decoys.as_json()}
+
+        rows = list(range(len(self._micrographs)))
+        stored = self._run.each(rows, look, key=lambda row: str(self._micrographs.path[row]), label=label)
+        searched = [row for row, entry in zip(rows, stored, strict=True) if entry is not None]
+        both = [
+            [Views.from_json(entry[side]) for entry in stored if entry is not None] for side in ("candidates", "decoys")
+        ]
+        row_of, decoy_row = (
+            np.concatenate([np.full(len(part), row) for row, part in zip(searched, parts, strict=True)]).astype(int)
+            for parts in both
+        )
+        candidates, decoys = (Views.join(parts) for parts in both)
+        free = ~candidates.masked & ~candidates.contested
+        total, decoy_total = ((views.scores - LOWEST).sum(1) for views in (candidates, decoys))
+        p_value = noise_p_value(np.sort(total[free]), np.sort(decoy_total))
+        return Judged(candidates, row_of, agree(candidates, decoys, row_of, decoy_row), p_value, searched)
+
+    def _train(self, judged: Judged, half: int) -> LearnedPicker | None:
+        """A network from the sure particles of every second micrograph."""
+        trusted = judged.agreement.trusted
+        counts = {row: int((trusted & (judged.row == row)).sum()) for row in judged.searched if row % 2 == half}
+        rows = sorted(sorted((row for row in counts if counts[row]), key=lambda row: -counts[row])[:_MOST_LEARNT])
+        if sum(counts[row] for row in rows) < _LEAST_LEARNT:
+            return None
+        images: list[Labelled] = []
+        pixel, expected = 0.0, 0.0
+        for row in rows:
+            own = judged.row == row
+            prepared = self._prepare(row)
+            place, probability = judged.views.position_px[own & trusted], judged.agreement.probability
+            images.append(labelled_micrograph(prepared, place, probability[own & trusted]))
+            pixel, expected = max(pixel, prepared.pixel_size), expected + float(probability[own].sum())
+        steps = self._settings.steps
+        with self._run.progress(steps, f"Training network {half + 1} of 2") as progress:
+            trained = train_network(
+                images,
+                expected,
+                self._sample.extent / pixel,
+                steps=steps,
+                seed=self._run.seed + half,
+                device=self._run.device,
+                advance=progress.advance,
+            )
+        sample = self._sample
+        return LearnedPicker(trained.network, trained.background, sample.core, sample.extent, sample.dark)
+
+
+def keep(judged: Judged, settings: PickSettings) -> tuple[np.ndarray, float]:
+    """Rows of the candidates that are kept, and the share of them that is expected to be false.
+
+    The most probable ones are kept, as long as each is probable enough and the expected share of false ones among all
+    of them is allowed; with a set threshold, those that score as much.
+    """
+    agreement = judged.agreement
+    order = np.argsort(-agreement.probability, kind="stable")
+    order = order[~judged.views.masked[order]]
+    chance = agreement.probability[order]
+    false = np.cumsum(1 - chance) / np.arange(1, len(order) + 1)
+    if settings.threshold is not None:
+        kept = agreement.score[order] >= settings.threshold
+    elif judged.p_value > NOISE_P_VALUE:
+        kept = np.zeros(len(order), dtype=bool)
+    else:
+        kept = (chance >= settings.least_probability) & (false <= settings.false_picks)
+    share = float((1 - chance[kept]).mean()) if kept.any() else 1.0
+    return np.sort(order[kept]), share
