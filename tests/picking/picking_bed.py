@@ -77,8 +77,13 @@ def simulate(
     gradient: float = 0.0,
     seed: int = 0,
     spacing: float = 1.05,
+    of_particles: bool = False,
 ) -> Micrograph:
-    """One micrograph; `snr <= 0` gives noise only, with no particles."""
+    """One micrograph; `snr <= 0` gives noise only, with no particles.
+
+    The signal that `snr` speaks of is all that is seen where particles are, fringes of crystals too, or that of the
+    particles alone if `of_particles`.
+    """
     rng = np.random.default_rng(seed)
     h, w = shape
     diameter = extent(beads)
@@ -97,6 +102,7 @@ def simulate(
     ).numpy()
     junk_mask = np.zeros(shape, dtype=bool)
     signal_level = signal.max()
+    alone = scipy.fft.irfft2(scipy.fft.rfft2(signal.astype(np.float32)) * transfer, s=shape) if of_particles else None
     if junk:
         contamination, junk_mask = _contamination(rng, shape, diameter / pixel_size, signal_level)
         signal = signal + contamination
@@ -112,7 +118,7 @@ def simulate(
     noise = _noise(rng, shape, low_frequency_rise, pixel_size)
     clean = inside & ~junk_mask
     if n_particles and snr > 0:
-        noise *= np.sqrt(seen[clean].var() / snr) / noise.std()
+        noise *= np.sqrt((seen if alone is None else alone)[clean].var() / snr) / noise.std()
     image = noise - (seen if snr > 0 else 0.0)
     if gradient:
         image += gradient * noise.std() * (np.linspace(-1, 1, h)[:, None] + np.linspace(-1, 1, w)[None, :])

@@ -31,7 +31,12 @@ def dirty_set(folder, shape, seed):
             cy, cx = rng.uniform(0, SIZE, 2)
             crystals |= np.hypot(y - cy, x - cx) < rng.uniform(40, 90)
         texture = ndimage.gaussian_filter(rng.standard_normal((SIZE, SIZE)), 4.0)
-        options = {"extra": (carbon, crystals, texture / texture.std()), "n_aggregates": 2, "gradient": 0.5}
+        options = {
+            "extra": (carbon, crystals, texture / texture.std()),
+            "n_aggregates": 2,
+            "gradient": 0.5,
+            "of_particles": True,
+        }
         truth.append(
             picking_bed.simulate(
                 beads,

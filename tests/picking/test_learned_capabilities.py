@@ -41,7 +41,7 @@ def trained(tmp_path_factory):
         if shape not in made:
             folder = tmp_path_factory.mktemp("learned")
             mass, axes, n = SHAPES[shape]
-            options = {"seed": 31, "n_micrographs": TRAINED_ON + 2, "junk": True}
+            options = {"seed": 31, "n_micrographs": TRAINED_ON + 2, "junk": True, "of_particles": True}
             micrographs, truth = picking_bed.simulated_set(folder, mass, axes, n, 0.05, **options)
             labels = twenty_labels(micrographs, truth, seed=1)
             start = time.process_time()
