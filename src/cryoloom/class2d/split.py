@@ -25,6 +25,8 @@ FEWEST = 20
 """Images that a class needs to be cut."""
 EMPTY = 0.2
 """A class that holds less than this share of the mean class is taken for empty."""
+SETTLED = 0.3
+"""Part of the iterations after which it counts which class an image likes best."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,21 @@ class Cut:
     sums: ClassSums
 
 
+def empty_classes(plan: Plan, state: State) -> list[int]:
+    """Classes that hold next to nothing, or that few images like best: a faint average has a small share of many."""
+    total = state.sums.total
+    share = total / total.sum().clamp_min(1e-20)
+    if state.iteration >= SETTLED * plan.n_iterations:
+        liked = np.bincount(state.class_index[state.class_index >= 0], minlength=plan.n_classes)
+        share = torch.minimum(share, torch.from_numpy(liked / max(liked.sum(), 1)))
+    return (share * plan.n_classes < EMPTY).nonzero()[:, 0].tolist()
+
+
 def fill_empty_classes(source: RingSource, plan: Plan, state: State, executor: Executor) -> int:
     """Cut classes in two while there are empty ones, and return how many were cut."""
     total = state.sums.total
     share = total / total.sum().clamp_min(1e-20) * plan.n_classes
-    empty = (share < EMPTY).nonzero()[:, 0].tolist()
+    empty = empty_classes(plan, state)
     members = np.bincount(state.class_index[state.class_index >= 0], minlength=plan.n_classes)
     largest = [c for c in torch.argsort(share, descending=True, stable=True).tolist() if members[c] >= FEWEST]
     if not empty or not largest:
