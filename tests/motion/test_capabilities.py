@@ -199,7 +199,7 @@ def test_frame_snr_and_defocus_are_read_from_movies_alone(measure):
         found = estimate_motion(frames, pixel_size)
         power = np.abs(scipy.fft.fft2(movie.signal)) ** 2
         wrong.append(abs(found.frame_snr / (snr * float(power[band].sum()) / size**4) - 1))
-        image = sum_movie(frames, found.field, pixel_size, dose_per_frame=1.0, undosed=True).undosed
+        image = sum_movie(frames, found.field.at_mean_shape(), pixel_size).micrograph
         ctf = estimate_image_ctf(torch.from_numpy(image), pixel_size, Beam(300.0, 2.7, 0.1), SearchRange())
         defocus_errors += [abs(value - defocus) for value in ctf.defocus.uv_angle[:2]]
     median, high = np.percentile(defocus_errors, [50, 95])

@@ -5,6 +5,9 @@ import pytest
 import torch
 from motion_bed import simulate
 
+from cryoloom.ctf_fit.estimate import estimate_image_ctf
+from cryoloom.ctf_fit.model import Beam
+from cryoloom.ctf_fit.search import SearchRange
 from cryoloom.motion.correct import sum_movie
 from cryoloom.motion.decimate import decimate_frames, decimation_response
 from cryoloom.motion.dose_basis import dose_basis
@@ -117,6 +120,29 @@ def test_binning_keeps_values_and_places_pixels_on_multiples():
     frames = make_frames(np.stack([scene, scene]))
     image = sum_movie(frames, still_field(2, (96, 120)), 1.0, output_shape=(48, 60)).micrograph
     np.testing.assert_allclose(image, 2 * scene[::2, ::2], atol=1e-4)
+
+
+def test_ice_that_stretches_does_not_shift_the_rings_of_a_sum_at_its_mean_shape():
+    """Water is another one in each frame and does not follow the ice: its rings show how a sum was stretched."""
+    size, n, pixel_size, defocus = 512, 16, 1.5, 15_000.0
+    rng = np.random.default_rng(6)
+    k2 = np.fft.fftfreq(size, pixel_size)[:, None] ** 2 + np.fft.rfftfreq(size, pixel_size) ** 2
+    beam = Beam(300.0, 2.7, 0.1)
+    rings = np.sin(0.5 * beam.double_phase_at_focus(k2) - np.pi * beam.wavelength * defocus * k2)
+    noise = rng.standard_normal((n, 2, size, size))
+    raw = np.fft.irfft2(np.fft.rfft2(noise[:, 0]) * rings * np.exp(-10 * k2), s=(size, size)) + 0.3 * noise[:, 1]
+    modes = np.zeros((3, n, 2))
+    stretch = 0.02 * (1 - np.exp(-np.arange(n) / 4))  # of lengths, both axes
+    modes[1, :, 0] = modes[2, :, 1] = stretch * size / 2
+    field = MotionField(modes, (size, size), 1)
+    off = []
+    for along in (field, field.at_mean_shape()):
+        image = sum_movie(make_frames(raw.astype(np.float32)), along, pixel_size).micrograph
+        found = estimate_image_ctf(torch.from_numpy(image), pixel_size, beam, SearchRange(10_000, 20_000))
+        off.append(found.defocus.mean - defocus)
+    assert off[0] == pytest.approx(-2 * stretch.mean() * defocus, abs=60)
+    assert abs(off[1]) < 40
+    np.testing.assert_allclose(field.at_mean_shape().at(np.array([[3.0, 500.0]])).mean(1), 0, atol=1e-9)
 
 
 @pytest.mark.parametrize("factor", [2, 3])

@@ -94,7 +94,7 @@ def _correct_movie(
     target = (_binned(h, settings.binning), _binned(w, settings.binning))
     sums = sum_movie(
         frames,
-        estimate.field,
+        estimate.field.at_mean_shape(),
         optics.pixel_size,
         dose_per_frame=dose if settings.dose_weighting else None,
         pre_exposure=pre_exposure,
