@@ -19,7 +19,7 @@ FLOOR = (
     | dict.fromkeys(["em"], 3)
     | dict.fromkeys(STAGES, 4)
     | dict.fromkeys(["project", "compute"], 5)
-    | dict.fromkeys(["pipeline", "report", "deposit", "rerun"], 6)
+    | dict.fromkeys(["pipeline", "report", "deposit", "rerun", "compare"], 6)
     | dict.fromkeys(["cli", "web"], 7)
 )
 # Orders within a floor: a room may import those before it.

@@ -50,6 +50,26 @@ class RestoredMap:
     bands: np.ndarray
 
 
+@dataclass(frozen=True)
+class LocalBands:
+    """What two half maps share, band by band and place by place.
+
+    Attributes
+    ----------
+    centres, width
+        Centres of the bands and their spacing, 1/Å.
+    weights
+        Wiener's weight of each band, `(n, n, n)` each.
+    fit
+        Fit of the local B-factors.
+    """
+
+    centres: np.ndarray
+    width: float
+    weights: tuple[Tensor, ...]
+    fit: "SlopeFit"
+
+
 def restore_locally(
     pair: WindowedHalves,
     *,
@@ -77,6 +97,31 @@ def restore_locally(
     step
         Called after each band, twice.
     """
+    bands = measure_bands(pair, resolution=resolution, fit_low=fit_low if sharpen else None, step=step)
+    local = bands.fit.drawn_to(bfactor, prior) if sharpen else torch.zeros_like(pair.mask)
+    return rebuild(pair, bands, local, step=step)
+
+
+def measure_bands(
+    pair: WindowedHalves,
+    *,
+    resolution: float,
+    fit_low: float | None = 10.0,
+    step: Callable[[], None] | None = None,
+) -> LocalBands:
+    """What the halves share in each band around each voxel, and the fit of local B-factors.
+
+    Parameters
+    ----------
+    pair
+        The halves, where the particle is, and the window.
+    resolution
+        Of the whole map, Å; bands go some way beyond it.
+    fit_low
+        Local B-factors are fitted from this resolution on, Å; None for no fit.
+    step
+        Called after each band.
+    """
     box = pair.box
     centres, width = band_centres(box, pair.pixel_size, pair.window, resolution)
     frequency = radial_frequency((box,) * 3, pair.pixel_size)
@@ -85,7 +130,7 @@ def restore_locally(
     inside = (pair.mask > 0.5).float()
     alive = torch.ones_like(inside)
     weights: list[Tensor] = []
-    fit = _SlopeFit(inside, bfactor, prior)
+    fit = SlopeFit(inside)
     for centre in centres:
         gain = band_gain(frequency, centre, width, first=centre == centres[0])
         a, b = (dft_to_image(d * gain, (box,) * 3) * inside for d in (dft1, dft2))
@@ -93,22 +138,31 @@ def restore_locally(
         shared = (cross / power.clamp_min(1e-30)).clamp(0.0, 0.999)
         alive = alive * (shared / SHARED).clamp(0.0, 1.0)
         weights.append(alive * 2 * shared / (1 + shared))
-        if sharpen and centre >= 1 / fit_low:
+        if fit_low is not None and centre >= 1 / fit_low:
             log_amplitude = 0.5 * cross.clamp_min(1e-30).log() - math.log(centre)
             excess = log_amplitude - float(protein_log_amplitude(np.array(centre)))
             fit.add(centre, excess, shared, alive, pair.independent_values(centre, width))
         if step is not None:
             step()
-    local = fit.bfactor() if sharpen else torch.zeros_like(inside)
+    return LocalBands(centres, width, tuple(weights), fit)
+
+
+def rebuild(
+    pair: WindowedHalves, bands: LocalBands, bfactor: Tensor, *, step: Callable[[], None] | None = None
+) -> RestoredMap:
+    """The mean of the halves, each band weighted and freed of the B-factor of each place, Å2 `(n, n, n)`."""
+    box = pair.box
+    frequency = radial_frequency((box,) * 3, pair.pixel_size)
+    dft1, dft2 = pair.spectra()
     mean = 0.5 * (dft1 + dft2)
-    out = torch.zeros_like(inside)
-    for centre, weight in zip(centres, weights, strict=True):
-        gain = band_gain(frequency, centre, width, first=centre == centres[0])
+    out = torch.zeros_like(pair.mask)
+    for centre, weight in zip(bands.centres, bands.weights, strict=True):
+        gain = band_gain(frequency, centre, bands.width, first=centre == bands.centres[0])
         part = dft_to_image(mean * gain, (box,) * 3)
-        out += part * weight * torch.exp(0.25 * local * centre**2)
+        out += part * weight * torch.exp(0.25 * bfactor * centre**2)
         if step is not None:
             step()
-    return RestoredMap(out * pair.mask, local, centres)
+    return RestoredMap(out * pair.mask, bfactor, bands.centres)
 
 
 def band_centres(box: int, pixel_size: float, window: float, resolution: float) -> tuple[np.ndarray, float]:
@@ -126,12 +180,11 @@ def band_gain(frequency: Tensor, centre: float, width: float, *, first: bool) ->
     return torch.where(x < 0, torch.ones_like(gain), gain) if first else gain
 
 
-class _SlopeFit:
+class SlopeFit:
     """Running sums of a weighted straight line of logarithms over k², voxel by voxel."""
 
-    def __init__(self, like: Tensor, bfactor: float, prior: float) -> None:
+    def __init__(self, like: Tensor) -> None:
         self.sums = [torch.zeros_like(like) for _ in range(5)]
-        self.default, self.prior = bfactor, prior
 
     def add(self, k: float, value: Tensor, shared: Tensor, alive: Tensor, n_values: float) -> None:
         """Add a band of `n_values` independent values; its weight is the inverse variance of its shared logarithm."""
@@ -145,15 +198,19 @@ class _SlopeFit:
         self.sums[3] += weight * value
         self.sums[4] += weight * x * value
 
-    def bfactor(self) -> Tensor:
-        """-4 times the slope, drawn to the B-factor of the whole map where the bands shared are few."""
+    def alone(self) -> tuple[Tensor, Tensor]:
+        """B-factor of each place from its own bands, -4 times the slope, and its standard error, Å2."""
         w, wx, wxx, wy, wxy = self.sums
         norm = w.clamp_min(1e-30)
         spread = (wxx - wx * wx / norm).clamp_min(0)
         slope = (wxy - wx * wy / norm) / spread.clamp_min(1e-30)
-        information, draw = spread / 16, 1 / self.prior**2
-        local = (information * (-4 * slope) + draw * self.default) / (information + draw)
-        return local.clamp(0.0, LARGEST_B)
+        return -4 * slope, 4 * spread.clamp_min(1e-12).rsqrt()
+
+    def drawn_to(self, bfactor: float, spread: float) -> Tensor:
+        """The same, drawn to a B-factor about which local ones have this standard deviation, within 0 and 500 Å2."""
+        alone, error = self.alone()
+        information, draw = error**-2, spread**-2
+        return ((information * alone + draw * bfactor) / (information + draw)).clamp(0.0, LARGEST_B)
 
 
 def _smooth(values: Tensor, gain: Tensor) -> Tensor:

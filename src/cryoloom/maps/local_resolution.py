@@ -1,10 +1,13 @@
-"""Local resolution of two half maps by a bank of band-pass filters.
+"""Local resolution of two half maps by two methods, each with its standard error, and by both together.
 
-Both halves are filtered to one band after the other. In a Gaussian window around each voxel the correlation of the two
-is the local FSC of that band (Cardone, Heymann and Steven 2013, doi:10.1016/j.jsb.2013.08.002), and the power of their
-mean against that of their difference tells whether there is signal at all (the idea of ResMap and MonoRes: Kucukelbir,
-Sigworth and Tagare 2014, doi:10.1038/nmeth.2727; Vilas et al. 2018, doi:10.1016/j.str.2017.12.018). Each band is worked
-on at the sampling it needs.
+FSC: both halves are filtered to one band after the other; in a Gaussian window around each voxel the correlation of the
+two is the local FSC of that band (Cardone, Heymann and Steven 2013, doi:10.1016/j.jsb.2013.08.002). Significance: the
+power of the mean map on the scale of its own waves against that of the noise (`maps.local_significance`). Each band is
+worked on at the sampling it needs.
+
+Their errors have two parts. Chance: that of the FSC or power at the crossing over the slope with which it falls. Blur:
+where the resolution changes within a window, it is off by about the change of its logarithm over the window, `|∇ ln r|
+w`, which is the same mistake in both methods, so the one with the smaller window is believed there.
 """
 
 import math
@@ -16,8 +19,26 @@ import torch
 from torch import Tensor
 
 from cryoloom.fourier import crop_dft, dft_to_image, good_size, image_to_dft
+from cryoloom.maps.change_point import CrossingTracker, resample_cube
+from cryoloom.maps.combine import weight_of_first
 from cryoloom.maps.filter import radial_frequency
-from cryoloom.maps.windowed import WindowedHalves, raised_cosine
+from cryoloom.maps.local_significance import (
+    independent_values,
+    measure_local_significance,
+    noise_limit,
+    window_in_waves,
+)
+from cryoloom.maps.windowed import WindowedHalves, raised_cosine, window_transform
+
+SHARED = 0.7
+"""Correlation of what chance does to the two methods, which see the same maps: 0.6 to 0.8 in maps that are alike
+everywhere."""
+
+AVERAGED = 0.68
+"""Error of bands averaged with their neighbours (1, 2, 1) / 4 over that of one; adjacent bands share a sixth."""
+
+SLOPES = (2.0, 20.0)
+"""Range of the slope of ln SSNR over ln frequency that is believed."""
 
 
 @dataclass(frozen=True)
@@ -28,33 +49,43 @@ class LocalResolution:
     ----------
     fsc, significance
         Å per voxel, `(d, h, w)` float32.
+    fsc_error, significance_error
+        Standard errors of their logarithms, `(d, h, w)` float32.
+    correlation
+        Of these errors, `(d, h, w)` float32: chance is shared in part, blur is the same in both.
     bands
-        Centre frequencies of the bands in 1/Å.
+        Centre frequencies of the bands of the FSC in 1/Å.
     window
-        Standard deviation of the window in Å.
+        Standard deviation of the window of the FSC in Å.
+    pixel_size
+        Å.
     """
 
     fsc: np.ndarray
     significance: np.ndarray
+    fsc_error: np.ndarray
+    significance_error: np.ndarray
+    correlation: np.ndarray
     bands: np.ndarray
     window: float
+    pixel_size: float
 
-    def consensus(self, inside: np.ndarray) -> np.ndarray:
-        """Both methods in one map: their geometric mean on the scale of the FSC, Å, `(d, h, w)` float32.
-
-        Signal is significant beyond the frequency at which its FSC crosses the threshold. The median of the ratio over
-        the voxels `inside` takes that common factor out.
-        """
-        ratio = np.log(self.significance / self.fsc)
-        return (self.fsc * np.exp(0.5 * (ratio - self._offset(inside)))).astype(np.float32)
+    def consensus(self) -> np.ndarray:
+        """Both methods in one map: their geometric mean of least variance, Å, `(d, h, w)` float32."""
+        weight = weight_of_first(self.fsc_error, self.significance_error, self.correlation)
+        return (self.fsc**weight * self.significance ** (1 - weight)).astype(np.float32)
 
     def disagreement(self, inside: np.ndarray) -> np.ndarray:
-        """Logarithm of the ratio of the methods without its median over `inside`, `(d, h, w)`; 0 where they agree."""
-        return np.abs(np.log(self.significance / self.fsc) - self._offset(inside))
+        """Root mean square of the logarithm of the ratio of the methods in the window of the FSC, `(d, h, w)`.
 
-    def _offset(self, inside: np.ndarray) -> float:
-        chosen = inside if inside.any() else np.ones_like(inside, dtype=bool)
-        return float(np.median(np.log(self.significance[chosen] / self.fsc[chosen])))
+        Only voxels `inside` count. 0.1 means that around a voxel the methods differ by about 10 %.
+        """
+        shape = self.fsc.shape
+        where = torch.from_numpy(inside.astype(np.float32))
+        squared = torch.from_numpy(np.log(self.significance / self.fsc).astype(np.float32) ** 2) * where
+        gain = window_transform(radial_frequency(shape, self.pixel_size), self.window)
+        held, whole = (dft_to_image(image_to_dft(x, 3) * gain, shape).clamp_min(0) for x in (squared, where))
+        return (held / whole.clamp_min(1e-3)).sqrt().numpy()
 
 
 def measure_local_resolution(
@@ -85,84 +116,53 @@ def measure_local_resolution(
     dft1, dft2 = pair.spectra()
     # Results vary no faster than the window: they are kept on a grid of two fifths of its standard deviation.
     coarse = min(box, good_size(math.ceil(2.5 * box * pixel_size / window)))
-    trackers = [CrossingTracker((coarse,) * 3, bands, limit) for limit in (threshold, 0.0)]
+    tracker = CrossingTracker((coarse,) * 3, bands, threshold)
     for centre in bands:
         size = min(box, good_size(math.ceil(2.2 * (centre + width) * box * pixel_size) + 8))
         frequency = radial_frequency((size,) * 3, box * pixel_size / size)
         gain = raised_cosine((frequency - centre) / width)
         a, b = (dft_to_image(crop_dft(d, (box,) * 3, (size,) * 3) * gain, (size,) * 3) for d in (dft1, dft2))
         # The mask keeps solvent out of the windows, so that edges are not called worse than they are.
-        weight = (_to_box(pair.mask.float(), size) > 0.5).float()
+        weight = (resample_cube(pair.mask.float(), size) > 0.5).float()
         blur = pair.blur(frequency)
         cross, power1, power2 = (_blur(x * weight, blur, coarse) for x in (a * b, a * a, b * b))
         fsc = cross / (power1.clamp_min(0) * power2.clamp_min(0)).sqrt().clamp_min(1e-30)
-        # Signal power over its noise: half the sum and half the difference of the halves carry the same noise.
-        ratio = (power1 + power2 + 2 * cross) / (power1 + power2 - 2 * cross).clamp_min(1e-30)
-        trackers[0].add(fsc)
-        trackers[1].add(
-            ratio.clamp(0.01, 50).log() - math.log(_noise_limit(pair.independent_values(centre, width), significance))
-        )
+        tracker.add(fsc)
         if step is not None:
             step()
-    results = [_to_box(torch.from_numpy(tracker.resolution()), box).numpy() for tracker in trackers]
-    return LocalResolution(results[0], results[1], bands, window)
+    by_fsc = resample_cube(torch.from_numpy(tracker.resolution()), box).numpy()
+    by_power = measure_local_significance(
+        pair, threshold=threshold, significance=significance, coarsest=coarsest, step=step
+    )
+    n = np.maximum((4 * math.pi) ** 2.5 * window**3 * width / by_fsc**2, 4.0)
+    chance = AVERAGED * (1 - threshold**2) / (np.sqrt(n) * threshold * (1 - threshold))
+    least, waves = noise_limit(threshold), window_in_waves(noise_limit(threshold), significance)
+    by_chance = AVERAGED * math.sqrt(2 / independent_values(waves)) * least / (least - 1)
+    inside = pair.mask.numpy() > 0.5
+    slope = _slope(np.log(by_fsc / by_power)[inside], chance[inside], np.full(int(inside.sum()), by_chance))
+    chance, by_chance = chance / slope, by_chance / slope
+    change = _change_in_window(by_fsc, chance, pair)
+    mixed, by_mixed = change * window, change * by_power * waves
+    fsc_error, significance_error = np.hypot(chance, mixed), np.hypot(by_chance, by_mixed)
+    together = SHARED * chance * by_chance + mixed * by_mixed
+    return LocalResolution(
+        fsc=by_fsc,
+        significance=by_power,
+        fsc_error=fsc_error.astype(np.float32),
+        significance_error=significance_error.astype(np.float32),
+        correlation=(together / (fsc_error * significance_error)).astype(np.float32),
+        bands=bands,
+        window=window,
+        pixel_size=pixel_size,
+    )
 
 
 def choose_bands(box: int, pixel_size: float, window: float, coarsest: float) -> tuple[np.ndarray, float]:
     """Centres of the bands in 1/Å and their width: as narrow as the window can tell apart, up to Nyquist."""
-    width = max(0.5 / (2 * math.pi * window) * 2.0, 1.5 / (box * pixel_size))
+    width = max(1.5 / (2 * math.pi * window), 1.5 / (box * pixel_size))
     first, last = max(1 / coarsest, 2 * width), 0.5 / pixel_size - 0.5 * width
     n = max(4, math.ceil((last - first) / width) + 1)
     return np.linspace(first, last, n), width
-
-
-class CrossingTracker:
-    """Frequency at which a value falls below a limit for good, voxel by voxel, band after band.
-
-    It is the change point that best parts bands above the limit from bands below: where the sum of what values exceed
-    the limit by, each cut at `reach`, is largest. A node of a coarse wave in a small window does not decide, nor does a
-    lone peak of noise beyond. Values are averaged with those of the neighbouring bands (1, 2, 1).
-    """
-
-    def __init__(self, shape: tuple[int, ...], bands: np.ndarray, limit: float, reach: float = 0.3) -> None:
-        self.bands, self.limit, self.reach = bands, limit, reach
-        self.crossing = torch.full(shape, float(bands[0]))
-        self.sum = torch.zeros(shape)
-        self.largest = torch.zeros(shape)
-        self.raw: list[Tensor] = []
-        self.before: Tensor | None = None
-        self.n_done = 0
-
-    def add(self, value: Tensor) -> None:
-        """Take the next band."""
-        self.raw.append(value)
-        if len(self.raw) == 2:
-            self._settle((3 * self.raw[0] + self.raw[1]) / 4)
-        elif len(self.raw) == 3:
-            self._settle((self.raw[0] + 2 * self.raw[1] + self.raw[2]) / 4)
-            self.raw.pop(0)
-
-    def resolution(self) -> np.ndarray:
-        """Å per voxel, after the last band."""
-        if self.n_done < len(self.bands):
-            self._settle((self.raw[-2] + 3 * self.raw[-1]) / 4)
-        return (1.0 / self.crossing).numpy().astype(np.float32)
-
-    def _settle(self, value: Tensor) -> None:
-        index = self.n_done
-        excess = value - self.limit
-        if self.before is not None:
-            # The band before was the last one above so far: the crossing lies between it and this one.
-            ends = (self.sum >= self.largest) & (excess < 0) & (self.before >= 0)
-            share = (self.before / (self.before - excess).clamp_min(1e-6)).clamp(0, 1)
-            place = self.bands[index - 1] + share * (self.bands[index] - self.bands[index - 1])
-            self.crossing = torch.where(ends, place.float(), self.crossing)
-        self.sum = self.sum + excess.clamp(-self.reach, self.reach)
-        better = self.sum > self.largest
-        self.crossing = torch.where(better, torch.full_like(self.crossing, float(self.bands[index])), self.crossing)
-        self.largest = torch.maximum(self.largest, self.sum)
-        self.before = excess
-        self.n_done += 1
 
 
 def _blur(values: Tensor, gain: Tensor, size: int) -> Tensor:
@@ -171,21 +171,35 @@ def _blur(values: Tensor, gain: Tensor, size: int) -> Tensor:
     return dft_to_image(dft, (size,) * 3)
 
 
-def _to_box(values: Tensor, box: int) -> Tensor:
-    """Trilinear resampling of a cube to another size over the same field, the centre voxels on each other."""
-    n = values.shape[0]
-    if n == box:
-        return values
-    position = (torch.arange(box, dtype=torch.float32) - box // 2) * (n / box) + n // 2
-    scaled = (position / (n - 1) * 2 - 1).clamp(-1, 1)
-    z, y, x = torch.meshgrid(scaled, scaled, scaled, indexing="ij")
-    sample = torch.nn.functional.grid_sample(
-        values[None, None], torch.stack([x, y, z], dim=-1)[None], mode="bilinear", align_corners=True
-    )
-    return sample[0, 0]
+def _slope(ratio: np.ndarray, chance: np.ndarray, by_chance: np.ndarray) -> float:
+    """Fall of ln SSNR over ln frequency at which chance explains how the methods differ in most places.
+
+    Parameters
+    ----------
+    ratio
+        Logarithm of the ratio of the methods, `(n,)`.
+    chance, by_chance
+        What chance does to them if the slope is 1, `(n,)`.
+    """
+    if not len(ratio):
+        return SLOPES[0]
+    expected = np.median(np.sqrt(chance**2 + by_chance**2 - 2 * SHARED * chance * by_chance))
+    found = 1.4826 * np.median(np.abs(ratio - np.median(ratio)))
+    return float(np.clip(expected / max(found, 1e-6), *SLOPES))
 
 
-def _noise_limit(n_values: float, significance: float) -> float:
-    """Ratio of two noise powers, each of so many independent values, that chance exceeds with `1 - significance`."""
-    z = math.sqrt(2) * torch.erfinv(torch.tensor(2 * significance - 1.0)).item()
-    return math.exp(z * math.sqrt(4.0 / max(n_values, 4.0)))
+def _change_in_window(values: np.ndarray, chance: np.ndarray, pair: WindowedHalves) -> np.ndarray:
+    """Root mean square gradient of the logarithm in the window, without what chance brings to it, 1/Å, `(d, h, w)`.
+
+    Chance is alike over about the window `w`: its correlation at a distance `d` is `exp(-d² / (4 w²))`, so that the
+    mean square of its gradient is 1.5 times its variance over `w²`.
+    """
+    squared = np.zeros_like(values)
+    for gradient in np.gradient(np.log(values), pair.pixel_size):
+        squared += gradient**2
+    squared -= 1.5 * chance**2 / pair.window**2
+    inside = (pair.mask > 0.5).float()
+    gain = pair.blur(radial_frequency(values.shape, pair.pixel_size))
+    parts = (torch.from_numpy(squared.astype(np.float32)) * inside, inside)
+    held, whole = (dft_to_image(image_to_dft(x, 3) * gain, values.shape) for x in parts)
+    return (held / whole.clamp_min(1e-3)).clamp_min(0).sqrt().numpy()

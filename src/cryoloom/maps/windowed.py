@@ -46,7 +46,7 @@ class WindowedHalves:
 
     def blur(self, frequency: Tensor) -> Tensor:
         """Transform of the window at frequencies in 1/Å: multiplied with it, a map is averaged in the window."""
-        return torch.exp(-2 * (math.pi * self.window) ** 2 * frequency**2)
+        return window_transform(frequency, self.window)
 
     def independent_values(self, centre: float, width: float) -> float:
         """Independent values of a band in a window: `(4 π)^1.5 window³` Å3 times `4 π centre² width` 1/Å3.
@@ -55,6 +55,11 @@ class WindowedHalves:
         for the latter that is 1.03 `width` (taken as 1).
         """
         return (4 * math.pi) ** 1.5 * self.window**3 * 4 * math.pi * centre**2 * width
+
+
+def window_transform(frequency: Tensor, window: float) -> Tensor:
+    """Transform of a Gaussian window of standard deviation `window` Å, 1 at frequency 0."""
+    return torch.exp(-2 * (math.pi * window) ** 2 * frequency**2)
 
 
 def raised_cosine(x: Tensor) -> Tensor:

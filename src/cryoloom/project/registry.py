@@ -44,6 +44,8 @@ STAGES = {
     "segment": "cryoloom.segmentation.settings:SEGMENT",
     "fit": "cryoloom.modelling.settings:FIT",
     "optics-groups": "cryoloom.acquisition.settings:OPTICS_GROUPS",
+    "compare resolution": "cryoloom.compare.settings:COMPARE_RESOLUTION",
+    "compare sharpening": "cryoloom.compare.settings:COMPARE_SHARPENING",
     "deposit": "cryoloom.deposit.settings:DEPOSIT",
     "check-deposit": "cryoloom.deposit.settings:CHECK_DEPOSIT",
     "rerun": "cryoloom.rerun.settings:RERUN",

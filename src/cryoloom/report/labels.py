@@ -26,6 +26,8 @@ STAGE_WORDS = {
     "deposit": ("Deposition", "A folder that the archives take as it is."),
     "check-deposit": ("Deposition checked", "Every item of the folder opened anew."),
     "rerun": ("Made again", "Results rebuilt from their records and compared."),
+    "compare resolution": ("Local resolution by two methods", "Where both agree, and where they do not."),
+    "compare sharpening": ("Sharpening by two methods", "One B-factor for the map, one for each place, both together."),
     "score": ("Score against the truth", "Known truth compared with what was found."),
     "simulate particles": ("Simulated particles", "Data with known truth."),
     "simulate movies": ("Simulated movies", "Data with known truth."),

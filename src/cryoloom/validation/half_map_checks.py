@@ -203,7 +203,7 @@ def _answer_local(
         pair = WindowedHalves(half1, half2, pixel_size, found.mask.mask, window)
         local = measure_local_resolution(pair, step=line.advance)
     inside = found.mask.mask.numpy() > 0.5
-    low, median, high = (float(q) for q in np.quantile(local.consensus(inside)[inside], [0.05, 0.5, 0.95]))
+    low, median, high = (float(q) for q in np.quantile(local.consensus()[inside], [0.05, 0.5, 0.95]))
     uneven = high > 2.0 * median
     report.add(
         "local",
@@ -218,11 +218,11 @@ def _answer_local(
         unit="Å",
         detail={"5_to_95_percent": [round(low, 3), round(high, 3)], "window": round(window, 1)},
     )
-    apart = float((local.disagreement(inside)[inside] > np.log(1.5)).mean())
+    apart = float((local.disagreement(inside)[inside] > np.log(1.2)).mean())
     report.add(
         "local_methods",
         "passed" if apart < 0.25 else "doubtful",
-        f"FSC and significance differ by more than half in {100 * apart:.0f} % of the map.",
+        f"FSC and significance differ by more than a fifth in {100 * apart:.0f} % of the map.",
         value=number(100 * apart, 1),
         unit="%",
         limit="< 25",

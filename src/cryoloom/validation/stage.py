@@ -91,9 +91,7 @@ def _summarise(report: Report, maps: HalfMaps, settings: ValidateSettings, run: 
 def _results(maps: HalfMaps, half1: VolumeMap) -> dict[str, Any]:
     results: dict[str, Any] = {}
     if maps.local is not None:
-        results["local_resolution"] = VolumeMap(
-            maps.local.consensus(maps.mask.numpy() > 0.5), maps.pixel_size, half1.origin
-        )
+        results["local_resolution"] = VolumeMap(maps.local.consensus(), maps.pixel_size, half1.origin)
     if maps.hand.call != "right":
         results["map_this_hand"] = VolumeMap(maps.mean.numpy(), maps.pixel_size, half1.origin)
         results["map_other_hand"] = VolumeMap(mirror_z(maps.mean).contiguous().numpy(), maps.pixel_size, half1.origin)

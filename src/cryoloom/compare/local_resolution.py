@@ -1,0 +1,94 @@
+"""`compare resolution`: the FSC in a window against the significance of the signal, place by place.
+
+The methods are those of the stage `resolution` (`maps.local_resolution`). Items are places on a grid as fine as the
+window tells apart; their distance is the root mean square of the logarithm of the ratio in the window.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from cryoloom.compare.agreement import Answers, compare_answers
+from cryoloom.compare.places import grid_places, name_places
+from cryoloom.compare.settings import COMPARE_RESOLUTION, CompareResolutionSettings
+from cryoloom.compare.show import show_comparison
+from cryoloom.contract import Figure, Run, stage
+from cryoloom.data import VolumeMap
+from cryoloom.data.half_maps import check_half_maps
+from cryoloom.maps.global_resolution import resolution_behind
+from cryoloom.maps.local_resolution import measure_local_resolution
+from cryoloom.maps.mask import MaskFromMap, find_mask
+from cryoloom.maps.windowed import WindowedHalves
+
+
+@stage(COMPARE_RESOLUTION)
+def compare_local_resolution(
+    half1: VolumeMap, half2: VolumeMap, mask: VolumeMap | None, settings: CompareResolutionSettings, run: Run
+) -> dict[str, Any]:
+    """Measure local resolution by two methods and hold them together."""
+    check_half_maps(half1, half2, mask)
+    pixel_size = half1.pixel_size
+    a, b = (torch.from_numpy(np.array(half.data, dtype=np.float32)) for half in (half1, half2))
+    found = outline(a, b, mask, pixel_size)
+    resolution = resolution_behind(a, b, pixel_size, found).resolution
+    window = settings.window or max(2.5 * resolution, 4 * pixel_size)
+    with run.progress(1, "local resolution") as line:
+        local = measure_local_resolution(
+            WindowedHalves(a, b, pixel_size, found.mask, window), significance=settings.significance
+        )
+        line.advance()
+    inside = found.mask.numpy() > 0.5
+    disagreement, consensus = local.disagreement(inside), local.consensus()
+    places = grid_places(inside, 0.5 * window / pixel_size)
+    at = tuple(places.T)
+    comparison = compare_answers(
+        "local resolution",
+        "Å",
+        name_places(places, half1),
+        Answers("FSC in a window", local.fsc[at], local.fsc_error[at]),
+        Answers("significance", local.significance[at], local.significance_error[at]),
+        tolerance=settings.tolerance,
+        correlation=local.correlation[at],
+        relative=True,
+        distance=disagreement[at],
+    )
+    show_comparison(
+        comparison,
+        run,
+        resolution=round(resolution, 3),
+        pixel_size=pixel_size,
+        window=round(window, 2),
+        local_resolution_median=round(float(np.median(consensus[inside])), 3) if inside.any() else None,
+    )
+    shown = np.where(inside, 100 * disagreement, np.nan)
+    c = shown.shape[0] // 2
+    run.show(
+        Figure(
+            name="where",
+            kind="gallery",
+            title="Where the methods disagree",
+            caption="Central slices. Bright places are where one method blurs over a border, or the noise is unlike "
+            "that of the rest.",
+            data={
+                "images": np.stack([shown[c], shown[:, c], shown[:, :, c]]),
+                "labels": ["xy", "xz", "yz"],
+                "columns": 3,
+                "scale": "difference (%)",
+            },
+        )
+    )
+    maps = {
+        "local_consensus": consensus,
+        "local_resolution": local.fsc,
+        "local_significance": local.significance,
+        "disagreement": disagreement,
+    }
+    return {name: VolumeMap(values, pixel_size, half1.origin) for name, values in maps.items()}
+
+
+def outline(half1: torch.Tensor, half2: torch.Tensor, mask: VolumeMap | None, pixel_size: float) -> MaskFromMap:
+    """The given mask, or one found from the mean of the halves."""
+    if mask is None:
+        return find_mask(0.5 * (half1 + half2), pixel_size)
+    return MaskFromMap(torch.from_numpy(np.array(mask.data, np.float32)), 0.0, 0.0, 0.0, 0.0, 0.0, 0)

@@ -1,0 +1,60 @@
+"""Settings and declarations of the stages `compare ...`."""
+
+from cryoloom.contract import Input, Settings, setting, tool
+
+_HALVES = (
+    Input("half1", "map", "First half map, unfiltered and unmasked."),
+    Input("half2", "map", "Second half map, from other particles."),
+    Input("mask", "map", "Soft mask in [0, 1]; made from the map by default.", required=False),
+)
+
+
+class CompareResolutionSettings(Settings):
+    """Local resolution by the FSC in a window, and by the significance of the signal."""
+
+    window: float | None = setting(
+        None, "Standard deviation of the window of the FSC; 2.5 times the global resolution.", unit="Å", gt=0
+    )
+    tolerance: float = setting(
+        0.1, "Relative difference up to which the methods agree (0.1 is 10 %), around a place.", gt=0, lt=1
+    )
+    significance: float = setting(0.95, "Level of significance of the second method.", gt=0.5, lt=1, expert=True)
+
+
+COMPARE_RESOLUTION = tool(
+    "compare resolution",
+    CompareResolutionSettings,
+    "cryoloom.compare.local_resolution:compare_local_resolution",
+    "Measure local resolution by two independent methods, and say what both agree on and where they do not.",
+    {
+        "local_consensus": "local resolution in Å from both methods",
+        "local_resolution": "local resolution in Å from the FSC in a window",
+        "local_significance": "local resolution in Å from the significance of the signal",
+        "disagreement": "relative difference of the two around each voxel",
+    },
+    *_HALVES,
+)
+
+
+class CompareSharpeningSettings(Settings):
+    """Sharpening with one B-factor for the whole map, and with one for each place."""
+
+    window: float | None = setting(
+        None, "Standard deviation of the window of the local method; 2.5 times the global resolution.", unit="Å", gt=0
+    )
+    fit_low: float = setting(10.0, "B-factors are fitted from this resolution on.", unit="Å", gt=0, expert=True)
+    tolerance: float = setting(40.0, "Difference of B-factors up to which the methods agree.", unit="Å²", gt=0)
+
+
+COMPARE_SHARPENING = tool(
+    "compare sharpening",
+    CompareSharpeningSettings,
+    "cryoloom.compare.sharpening:compare_sharpening",
+    "Find the B-factor of a map as a whole and place by place, and sharpen it by what both say together.",
+    {
+        "map_consensus": "mean of the halves, filtered and sharpened by the consensus; not for quantitative use",
+        "bfactor_consensus": "B-factor in Å2 that both methods together take out at each place",
+        "bfactor_local": "B-factor in Å2 of the local method alone",
+    },
+    *_HALVES,
+)
