@@ -53,7 +53,7 @@ def test_noise_and_junk_are_told_from_particles():
     found = agree(candidates, decoys, group, decoy_group)
     assert picking_bed.auc(found.probability[kind == 0], found.probability[kind == 1]) > 0.95
     assert picking_bed.auc(found.clean[kind == 0], found.clean[kind == 2]) > 0.95
-    assert (kind[found.trusted] == 0).mean() > 0.95
+    assert (kind[found.trusted] == 0).mean() > 0.9
     for low, high in ((0.0, 0.3), (0.8, 1.0)):
         rows = (found.probability >= low) & (found.probability <= high)
         assert abs(found.probability[rows].mean() - (kind[rows] == 0).mean()) < 0.1

@@ -63,24 +63,28 @@ def dirty_set(folder, shape, seed):
     return micrographs, truth, kinds
 
 
-def judged_places(places, consensus, micrographs, truth, kinds):
-    """What each pick of a picker that excludes nothing really is, and what the consensus thinks of its place."""
-    names, own_names = (np.asarray([str(m) for m in picks.micrograph]) for picks in (places, consensus))
-    kind, probability = [], []
+def odds_of_kinds(consensus, anything, micrographs, truth, kinds):
+    """Log odds that the consensus gives to picks of each kind.
+
+    Particles and noise are candidates of the consensus itself, within 0.35 and beyond 1 diameter of a particle. Ice and
+    carbon are picks of a picker that excludes nothing; where the consensus masks or sees nothing, it says no.
+    """
+    names, other_names = (np.asarray([str(m) for m in picks.micrograph]) for picks in (consensus, anything))
+    odds = {name: [] for name in ("particle", "noise", "ice", "carbon")}
     for path, one, regions in zip(micrographs.path, truth, kinds, strict=True):
-        here = places.position_px[names == str(path)]
-        own = np.flatnonzero(own_names == str(path))
-        away = np.linalg.norm(here[:, None] - consensus.position_px[own][None], axis=-1)
-        near = away.argmin(1)
-        value = np.where(away.min(1) < 0.3 * one.diameter / 1.5, consensus.probability[own][near], 0.0)
-        distance = np.linalg.norm(here[:, None] - one.position_px[None], axis=-1).min(1) * 1.5 / one.diameter
+        own = names == str(path)
+        place, score = consensus.position_px[own], consensus.score[own]
+        away = np.linalg.norm(place[:, None] - one.position_px[None], axis=-1).min(1) * 1.5 / one.diameter
+        y, x = np.clip(np.rint(place).astype(int), 0, SIZE - 1).T
+        odds["particle"].append(score[away < 0.35])
+        odds["noise"].append(score[(away > 1) & ~one.junk[y, x]])
+        here = anything.position_px[other_names == str(path)]
+        distance = np.linalg.norm(here[:, None] - place[None], axis=-1)
+        near = np.where(distance.min(1) < 0.3 * one.diameter / 1.5, score[distance.argmin(1)], -1e3)
         y, x = np.clip(np.rint(here).astype(int), 0, SIZE - 1).T
-        found = np.where(distance < 0.3, "particle", np.where((distance > 1) & ~one.junk[y, x], "noise", "between"))
         for name, region in regions.items():
-            found[region[y, x]] = name
-        kind.append(found)
-        probability.append(value)
-    return np.concatenate(kind), np.concatenate(probability)
+            odds[name].append(near[region[y, x]])
+    return {name: np.concatenate(values) for name, values in odds.items()}
 
 
 @pytest.mark.slow
@@ -105,12 +109,9 @@ def test_consensus_knows_junk_and_beats_each_picker(tmp_path, measure, shape):
     curve = picking_bed.precision_at(consensus, micrographs, truth, levels)
     others = {name: picking_bed.precision_at(picks, micrographs, truth, levels) for name, picks in single.items()}
     anything = pick("anything", given, exclude=False, diameter=truth[0].diameter)
-    kind, probability = judged_places(anything, consensus, micrographs, truth, kinds)
-    areas = {
-        name: picking_bed.auc(probability[kind == "particle"], probability[kind == name])
-        for name in ("ice", "carbon", "noise")
-    }
-    counts = {name: int((kind == name).sum()) for name in ("particle", *areas)}
+    odds = odds_of_kinds(consensus, anything, micrographs, truth, kinds)
+    areas = {name: picking_bed.auc(odds["particle"], odds[name]) for name in ("ice", "carbon", "noise")}
+    counts = {name: len(values) for name, values in odds.items()}
     text = "; ".join(
         f"{name} {np.round(values, 3).tolist()}" for name, values in {"consensus": curve, **others}.items()
     )

@@ -77,6 +77,7 @@ def test_networks_on_other_particles(tmp_path, trained, measure):
         for other in SHAPES:
             model = trained(seen)[0]
             _, micrographs, truth, _ = trained(other)
+            micrographs, truth = micrographs.select(np.arange(1)), truth[:1]
             job = run_stage(
                 "pick",
                 {"micrographs": micrographs, "model": model},

@@ -19,7 +19,7 @@ class PickSettings(Settings):
         "single",
         "One picker, or the agreement of several and of a network that learns from them while the job runs.",
     )
-    steps: int = setting(200, "Steps of the training of each network of the consensus.", ge=10, le=20_000, expert=True)
+    steps: int = setting(120, "Steps of the training of each network of the consensus.", ge=10, le=20_000, expert=True)
     false_picks: float = setting(
         0.15, "Largest fraction of picks that noise of the same micrographs would give as well.", gt=0, lt=1
     )
@@ -76,7 +76,7 @@ class TrainPickerSettings(Settings):
         gt=0,
     )
     most_micrographs: int = setting(24, "Most micrographs to train on; those with most labels are taken.", ge=1)
-    steps: int = setting(200, "Steps of the training.", ge=10, le=20_000, expert=True)
+    steps: int = setting(120, "Steps of the training.", ge=10, le=20_000, expert=True)
     exclude: bool = setting(True, "Leave out carbon, ice crystals and aggregates.")
     pixel_size: float | None = setting(None, "Pixel size, when bare image files are given.", unit="Å", gt=0)
     voltage_kv: float = setting(300.0, "Voltage, when bare image files are given.", unit="kV", gt=0)

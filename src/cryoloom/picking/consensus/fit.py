@@ -28,6 +28,7 @@ _WIDER = (2.0, 3.0, 4.0, 6.0, 8.0)  # deviations of the looks of junk over those
 _TAIL = 5.0  # degrees of freedom of both: looks are not quite normal
 _SHRINK = 0.1  # of the covariance towards its diagonal
 _TYPICAL = 3.5  # robust deviations within which the first sure particles look alike
+_MOST = 6.0  # log odds of looks, beyond which they say no more
 _LEAST_JUNK = 1e-3
 _LEAST_TYPICAL = 0.9  # probability of not being junk, of sure particles
 _TRUSTED = (0.05, 0.15, 0.3)  # expected share of noise among the sure particles: the first that leaves enough
@@ -70,10 +71,10 @@ def agree(candidates: Views, decoys: Views, group: np.ndarray, decoy_group: np.n
     odds, decoy_odds = ((views.scores - LOWEST).mean(1) for views in (candidates, decoys))
     usable = ~candidates.masked & ~candidates.contested
     trusted = _above(odds, usable, decoy_odds)
-    above = trusted
     if trusted.sum() >= _FEW:
         trusted = trusted & _typical(candidates.looks, trusted)
-    clean, decoy_clean = np.ones(len(candidates)), np.ones(len(decoys))
+    clean, decoy_clean = np.full(len(candidates), _MOST), np.full(len(decoys), _MOST)
+    above = trusted
     ratio, decoy_ratio = (np.zeros((len(views), len(_WIDER))) for views in (candidates, decoys))
     fold, decoy_fold = _folds(group, candidates.position_px), _folds(decoy_group, decoys.position_px)
     for _ in range(_ROUNDS if trusted.sum() >= _FEW else 0):
@@ -83,21 +84,22 @@ def agree(candidates: Views, decoys: Views, group: np.ndarray, decoy_group: np.n
             good = trusted & ~here
             use_others = good.sum() >= _FEW and (~there).sum() >= _FEW
             sure, noise = (good, ~there) if use_others else (trusted, np.ones(len(decoys), dtype=bool))
-            weights = _Weights(candidates.scores[sure], decoys.scores[noise])
+            junk = above & (clean < 0) & (~here if use_others else True)
+            weights = _Weights(candidates.scores[sure], np.concatenate([decoys.scores[noise], candidates.scores[junk]]))
             odds[here], decoy_odds[there] = weights.odds(candidates.scores[here]), weights.odds(decoys.scores[there])
             looks = _Looks(candidates.looks[above & ~here] if use_others else candidates.looks[above])
             ratio[here], decoy_ratio[there] = looks.ratios(candidates.looks[here]), looks.ratios(decoys.looks[there])
         above = _above(odds, usable, decoy_odds)
         width, share = _junk(ratio[above])
-        clean, decoy_clean = (_chance(part[:, width] - _logit(share)) for part in (ratio, decoy_ratio))
-        chosen = above & (clean > _LEAST_TYPICAL)
+        clean, decoy_clean = (np.clip(part[:, width] - _logit(share), -_MOST, _MOST) for part in (ratio, decoy_ratio))
+        chosen = above & (_chance(clean) > _LEAST_TYPICAL)
         if chosen.sum() < _FEW:
             break
         trusted = chosen
-    score, decoy_score = _both(odds, clean), _both(decoy_odds, decoy_clean)
+    score, decoy_score = (np.asarray(-np.logaddexp(-a, -b)) for a, b in ((odds, clean), (decoy_odds, decoy_clean)))
     against = calibrate(odds[usable], decoy_odds, false_picks=_TRUSTED[-1], least_probability=0.0)
-    probability = np.where(candidates.masked, 0.0, against.probability(odds) * clean)
-    return Agreement(score, decoy_score, probability, clean, trusted)
+    probability = np.where(candidates.masked, 0.0, against.probability(odds) * _chance(clean))
+    return Agreement(score, decoy_score, probability, _chance(clean), trusted)
 
 
 def _above(odds: np.ndarray, usable: np.ndarray, decoy_odds: np.ndarray) -> np.ndarray:
@@ -133,20 +135,7 @@ class _Weights:
     def __init__(self, good: np.ndarray, bad: np.ndarray) -> None:
         both = np.concatenate([good, bad])
         self._middle, self._spread = both.mean(0), np.maximum(both.std(0), 1e-6)
-        x = self._terms(both)
-        side = np.concatenate([np.ones(len(good)), np.zeros(len(bad))])
-        weight = np.where(side > 0, 0.5 * len(side) / len(good), 0.5 * len(side) / len(bad))
-        ridge = _RIDGE * np.eye(x.shape[1])
-        ridge[0, 0] = 1e-6
-        beta = np.zeros(x.shape[1])
-        for _ in range(30):
-            chance = _chance(x @ beta)
-            gradient = x.T @ (weight * (side - chance)) - ridge @ beta
-            curvature = (x * (weight * np.maximum(chance * (1 - chance), 1e-4))[:, None]).T @ x + ridge
-            step = np.linalg.solve(curvature, gradient)
-            beta = beta + step
-            if np.abs(step).max() < 1e-5:
-                break
+        beta = _logistic(self._terms(both), len(good))
         beta[1:] = np.maximum(beta[1:], 0.0)  # a picker's word never counts against a pick
         self._beta = beta
 
@@ -205,9 +194,26 @@ def _junk(ratios: np.ndarray) -> tuple[int, float]:
     return best[1], best[2]
 
 
-def _both(odds: np.ndarray, clean: np.ndarray) -> np.ndarray:
-    """Log odds against noise and junk together, `(n,)`."""
-    return np.asarray(-np.logaddexp(-odds, -_logit(np.clip(clean, 1e-12, 1 - 1e-12))))
+def _logistic(x: np.ndarray, n_good: int) -> np.ndarray:
+    """Ridge logistic regression on columns `x` `(n, k)`, the first being 1; the first `n_good` rows are on one side.
+
+    Both sides weigh the same in all.
+    """
+    n = len(x)
+    side = (np.arange(n) < n_good).astype(float)
+    weight = np.where(side > 0, 0.5 * n / n_good, 0.5 * n / (n - n_good))
+    ridge = _RIDGE * np.eye(x.shape[1])
+    ridge[0, 0] = 1e-6
+    beta = np.zeros(x.shape[1])
+    for _ in range(30):
+        chance = _chance(x @ beta)
+        gradient = x.T @ (weight * (side - chance)) - ridge @ beta
+        curvature = (x * (weight * np.maximum(chance * (1 - chance), 1e-4))[:, None]).T @ x + ridge
+        step = np.linalg.solve(curvature, gradient)
+        beta = beta + step
+        if np.abs(step).max() < 1e-5:
+            break
+    return beta
 
 
 def _chance(log_odds: np.ndarray) -> np.ndarray:

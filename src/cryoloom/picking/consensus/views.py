@@ -1,9 +1,10 @@
 """Views of a candidate: what each picker says of it, how they agree, and what its place looks like.
 
 The peaks of all pickers are clustered, so that each particle is one candidate. Its views are the score of each picker
-(peaks below the lowest score count as that), how far their peaks lie apart, and local means and variances of the
-micrograph at three scales (ice crystals and aggregates are denser, carbon is rougher, edges have a slope). The decoys
-of the pickers are clustered in the same way on the inverted micrograph.
+(peaks below the lowest score count as that), how far their peaks lie apart, and local means of the micrograph at three
+scales, its variance and its slope (crystals and aggregates are denser, and have edges). Variance and slope are relative
+to the variance around: a particle amid the fringes of a crystal is a particle still. The decoys of the pickers are
+clustered in the same way on the inverted micrograph.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,9 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
+from torch import Tensor
 
+from cryoloom.picking.exclusion import grow_mask
 from cryoloom.picking.finders import LOWEST, Finder
 from cryoloom.picking.peaks import find_peaks
 from cryoloom.picking.prepare import Prepared
@@ -23,7 +26,9 @@ from cryoloom.picking.search import compete
 
 _TOGETHER = 0.5  # of the smallest distance of two picks: peaks of different pickers that mean the same
 _SCALES = (0.2, 0.5, 1.2)  # core diameters, of local means
-_FINE = 1.0  # pixels, above which texture is left out
+_RIM = 0.15  # core diameters around masks, blurred by their edges
+_LEAST_SEEN = 0.05  # of the weight of a local mean
+_VARIANCE_SCALES = (0.35, 1.0)  # core diameters, of local variances
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,8 @@ class Views:
 
 
 LOOKS = (
-    "mean within the core", "mean around", "mean far around", "log variance within", "log variance around",
-    "log fine variance", "slope", "distance of the pickers",
+    "mean within the core", "mean around", "mean far around", "log variance within over that around",
+    "slope over deviation around", "distance of the pickers",
 )  # fmt: skip
 
 
@@ -114,7 +119,7 @@ def views_of(
     candidates = cluster([(peaks.position, peaks.value) for peaks in found], reach)
     decoys = cluster([find_peaks(peaks.decoy, reach, lowest=LOWEST) for peaks in found], reach)
     contested, kept = compete(candidates.place, candidates.total, decoys.place, decoys.total, reach)
-    looks = _Looks(prepared.reduced, core / px)
+    looks = _Looks(prepared.reduced, core / px, prepared.excluded)
     both = []
     for cluster_, sign, argued in ((candidates, 1, contested), (decoys.select(kept), -1, None)):
         inside = _inside(cluster_.place, prepared.flat.shape, margin / px)
@@ -190,27 +195,36 @@ def cluster(peaks: Sequence[tuple[np.ndarray, np.ndarray]], reach_px: float) -> 
 
 
 class _Looks:
-    """Maps of local statistics of a micrograph, in units of its own robust deviation."""
+    """Maps of local statistics of a micrograph, in units of its own robust deviation; what is masked does not count."""
 
-    def __init__(self, reduced: Reduced, core_px: float) -> None:
+    def __init__(self, reduced: Reduced, core_px: float, excluded: Tensor | None) -> None:
         flat = flatten_background(reduced.image, 4 * core_px, limit=1e3)
         image = (flat / (1.4826 * flat.abs().median().clamp_min(1e-6))).cpu().numpy().astype(np.float32)
-        self._means = [gaussian_filter(image, s * core_px) for s in _SCALES]
+        seen = np.ones(image.shape, dtype=np.float32)
+        if excluded is not None and not bool(excluded.all()):
+            seen = (~grow_mask(excluded, _RIM * core_px)).cpu().numpy().astype(np.float32)
+        self._means = [_local_mean(image, seen, s * core_px) for s in _SCALES]
         self._deviation = [max(1.4826 * float(np.median(np.abs(m - np.median(m)))), 1e-6) for m in self._means]
-        fine = image - gaussian_filter(image, _FINE)
-        self._variances = [
-            np.log(np.maximum(gaussian_filter(plane**2, s * core_px), 1e-6))
-            for plane, s in ((image, 0.35), (image, 1.0), (fine, 0.7))
-        ]
-        self._variances = [plane - np.median(plane) for plane in self._variances]
-        slope = np.hypot(*np.gradient(self._means[1]))
-        self._slope = np.log(np.maximum(slope / max(float(np.median(slope)), 1e-9), 1e-3))
+        within, around = (
+            np.log(np.maximum(_local_mean(image**2, seen, size * core_px), 1e-6)) for size in _VARIANCE_SCALES
+        )
+        self._rough = within - around
+        self._slope = np.log(np.maximum(np.hypot(*np.gradient(self._means[1])), 1e-6)) - 0.5 * around
 
     def at(self, place: np.ndarray, sign: int) -> np.ndarray:
-        """Statistics at pixels yx `(n, 2)`, of the inverted micrograph where `sign` is -1, `(n, 7)`."""
+        """Statistics at pixels yx `(n, 2)`, of the inverted micrograph where `sign` is -1, `(n, 5)`."""
         y, x = np.rint(place).astype(int).T if len(place) else (np.zeros(0, int), np.zeros(0, int))
         means = [sign * np.arcsinh(m[y, x] / d) for m, d in zip(self._means, self._deviation, strict=True)]
-        return np.stack([*means, *(v[y, x] for v in self._variances), self._slope[y, x]], axis=1)
+        return np.stack([*means, self._rough[y, x], self._slope[y, x]], axis=1)
+
+
+def _local_mean(plane: np.ndarray, seen: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian mean of what is seen; where nothing is, that of all."""
+    share = gaussian_filter(seen, sigma)
+    whole = gaussian_filter(plane, sigma) if share.min() < _LEAST_SEEN else plane
+    return np.asarray(
+        np.where(share < _LEAST_SEEN, whole, gaussian_filter(plane * seen, sigma) / np.maximum(share, _LEAST_SEEN))
+    )
 
 
 def _inside(place: np.ndarray, shape: Sequence[int], margin_px: float) -> np.ndarray:
