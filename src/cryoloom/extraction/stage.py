@@ -118,7 +118,8 @@ def _check_spread(
 ) -> None:
     """Say what the defocus displaces over the edges of the boxes of most micrographs.
 
-    A box that was given is judged by what its pixels allow, one that was found by what it aimed at.
+    A box that was given is judged by what its pixels allow, one that was found by what it aimed at; that one is a
+    compromise, which the log tells of.
     """
     if diameter is None or micrographs.defocus_u is None or not np.isfinite(micrographs.defocus_u).any():
         return
@@ -127,8 +128,10 @@ def _check_spread(
         aim = aimed_resolution(plan.pixel_size) if settings.box is None else None
         held, remark = box_remark(plan, diameter, defocus, group.voltage_kv, group.cs_mm, aim)
         run.summarise(resolution_held=round(held, 2) if np.isfinite(held) else None)
-        if remark:
+        if remark and settings.box is not None:
             run.warn(remark)
+        elif remark:
+            run.log(remark)
 
 
 def _from_picks(micrographs: MicrographSet, picks: PickSet) -> Wanted:
@@ -359,8 +362,8 @@ def _gather(
     result = result.replace(half=half)
     if n_cut:
         run.warn(
-            f"{n_cut} clusters of overlapping boxes were cut to balance the half sets; neighbours along the cuts share "
-            "noise between the halves."
+            f"Clusters of overlapping boxes that were cut to balance the half sets: {n_cut}. Neighbours along the cuts "
+            "share noise between the halves."
         )
     return result, n_edge, n_flat
 
