@@ -18,8 +18,9 @@ DIAMETER = 200.0
 class Scripted:
     """A way whose rounds end as told: particles kept by the classes, and how far they were moved in diameters."""
 
-    def __init__(self, root: Path, rounds: list[tuple[int, float]], **settings):
+    def __init__(self, root: Path, rounds: list[tuple[int, float]], seen=(DIAMETER,) * 3, **settings):
         self.root, self.rounds, self.settings = root, rounds, RunSettings(**settings)
+        self.seen = seen  # diameters measured in 2D
         self.asked: list[tuple[str, dict, dict]] = []
         self.sink = SimpleNamespace(message=lambda *args, **kwargs: None)
 
@@ -37,7 +38,7 @@ class Scripted:
             write_particles(rows, outputs["particles"])
         else:
             outputs = {name: self.root / f"{stage}{number}" for name in ("picks", "particles", "selected")}
-        summary = {"n_out": n, "diameter": DIAMETER, "particle_diameter": DIAMETER}
+        summary = {"n_out": n, "diameter": DIAMETER, "particle_diameter": self.seen[number]}
         return JobResult(self.root, summary, outputs)
 
 
@@ -61,3 +62,14 @@ def test_the_last_round_counts_unless_it_lost_the_particles(tmp_path, rounds, n_
 
 def test_without_good_classes_nothing_is_found(tmp_path):
     assert find_particles(Scripted(tmp_path, [(0, 0.0)]), tmp_path / "micrographs.star") is None
+
+
+def test_a_diameter_that_one_round_got_wrong_does_not_stay(tmp_path):
+    way = Scripted(tmp_path, [(300, 0.3), (200, 0.2), (150, 0.1)], seen=(210.0, 400.0, 230.0))
+    assert find_particles(way, tmp_path / "micrographs.star").diameter == 230.0
+
+
+def test_a_diameter_that_was_given_is_kept(tmp_path):
+    way = Scripted(tmp_path, [(300, 0.3), (200, 0.01)], seen=(400.0, 400.0), diameter=250.0)
+    assert find_particles(way, tmp_path / "micrographs.star").diameter == 250.0
+    assert all(settings["diameter"] == 250.0 for stage, _, settings in way.asked if stage in ("pick", "extract"))

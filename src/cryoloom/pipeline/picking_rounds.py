@@ -8,6 +8,7 @@ particle once.
 
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median_high
 from typing import Any
 
 import numpy as np
@@ -54,26 +55,29 @@ class _Round:
 
 def find_particles(way: Way, micrographs: Path) -> FoundParticles | None:
     """Pick, look at the particles in 2D, pick again with what was seen; None if nothing looks like particles."""
-    picked_diameter = way.settings.diameter
-    extent: float | None = None
+    given = way.settings.diameter
+    measured: list[float] = []  # in 2D, one per round
+    extent = given
+    first: float | None = given
     references: dict[str, Any] = {}
     best: _Round | None = None
     for number in range(way.settings.rounds_of_picking):
-        picks = way.step("pick", {"micrographs": micrographs, **references}, diameter=picked_diameter)
+        picks = way.step("pick", {"micrographs": micrographs, **references}, diameter=extent)
         if picks.summary["n_out"] == 0:
             break
-        found = extent or picked_diameter or picks.summary["diameter"]
-        circle = CIRCLE * extent if extent else FIRST_CIRCLE * found
+        first = first or picks.summary["diameter"]
+        found = extent or first
+        circle = (CIRCLE if measured else FIRST_CIRCLE) * found
         classes = _classify(way, micrographs, {"picks": picks["picks"]}, found, circle)
         if classes.summary["n_out"] == 0:
             break
-        extent = way.settings.diameter or max(found, classes.summary.get("particle_diameter") or 0.0)
+        measured.append(classes.summary.get("particle_diameter") or found)
+        extent = given or max(first, median_high(measured))  # a neighbour may be taken for a part, once
         this = _distinct(way, classes, extent)
         if best is None or this.n >= LEAST_KEPT * best.n:
             best = this
         if number > 0 and this.moved < SETTLED:
             break
-        picked_diameter = extent
         references = {"references": classes.folder / "class_averages_selected.mrcs"}
     if best is None:
         way.sink.message("No particles were found that look like particles in 2D.", warning=True)
