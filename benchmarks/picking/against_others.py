@@ -109,8 +109,9 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     mass, axes, n = SHAPES[options.shape]
     micrographs, truth = picking_bed.simulated_set(
-        out, mass, axes, n, options.snr, seed=options.seed, n_micrographs=options.micrographs, junk=options.junk
-    )
+        out, mass, axes, n, options.snr, seed=options.seed, n_micrographs=options.micrographs, junk=options.junk,
+        of_particles=True,
+    )  # fmt: skip
     micrographs = micrographs.replace(phase_shift=np.zeros(len(micrographs)))
     write_micrographs(micrographs, out / "micrographs.star")
     views = out / "views.mrcs"
