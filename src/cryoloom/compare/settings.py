@@ -58,3 +58,23 @@ COMPARE_SHARPENING = tool(
     },
     *_HALVES,
 )
+
+
+class CompareCtfSettings(Settings):
+    """Defocus by a fit to spectra of tiles, and by demodulated rings of the whole image."""
+
+    defocus_min: float = setting(2_000.0, "Smallest mean underfocus searched.", unit="Å", gt=0)
+    defocus_max: float = setting(60_000.0, "Largest mean underfocus searched.", unit="Å", gt=0)
+    astigmatism_max: float = setting(2_400.0, "Largest difference of the two defoci searched.", unit="Å", ge=0)
+    phase_shift_deg: float = setting(0.0, "Phase shift of a phase plate; it is not fitted.", unit="°", ge=0, le=180)
+    tolerance: float = setting(150.0, "Difference of the defoci up to which the methods agree.", unit="Å", gt=0)
+
+
+COMPARE_CTF = tool(
+    "compare ctf",
+    CompareCtfSettings,
+    "cryoloom.compare.ctf:compare_ctf",
+    "Estimate the CTF of micrographs by two independent methods, and say what both agree on and where they do not.",
+    {"micrographs": "micrographs with the CTF that both methods say together"},
+    Input("micrographs", "micrographs", "Micrographs as written by `motion` or `import`."),
+)

@@ -35,8 +35,8 @@ def estimate_ctf(micrographs: MicrographSet, settings: CtfSettings, run: Run) ->
         optics = micrographs.optics[int(micrographs.optics_index[i])]
         contrast = optics.amplitude_contrast if settings.amplitude_contrast is None else settings.amplitude_contrast
         beam = Beam(optics.voltage_kv, optics.cs_mm, contrast)
-        path = _image_path(micrographs, i)
-        image = _load(path, run.device)
+        path = image_path(micrographs, i)
+        image = load_image(path, run.device)
         estimate = estimate_image_ctf(
             image,
             optics.pixel_size,
@@ -267,7 +267,7 @@ def _search_range(settings: CtfSettings) -> SearchRange:
     return SearchRange(settings.defocus_min, settings.defocus_max, settings.astigmatism_max, phases)
 
 
-def _load(path: str, device: str) -> torch.Tensor:
+def load_image(path: str, device: str) -> torch.Tensor:
     """One micrograph as float32 `(h, w)` on the device; broken ones are refused with their cause."""
     image = read_micrograph(path)
     if image.min() == image.max():
@@ -275,7 +275,7 @@ def _load(path: str, device: str) -> torch.Tensor:
     return torch.from_numpy(image).to(device)
 
 
-def _image_path(micrographs: MicrographSet, i: int) -> str:
+def image_path(micrographs: MicrographSet, i: int) -> str:
     """The sum without dose weighting where there is one: its high frequencies are not damped."""
     if micrographs.path_undosed is not None:
         undosed = str(micrographs.path_undosed[i])

@@ -44,6 +44,7 @@ STAGES = {
     "segment": "cryoloom.segmentation.settings:SEGMENT",
     "fit": "cryoloom.modelling.settings:FIT",
     "optics-groups": "cryoloom.acquisition.settings:OPTICS_GROUPS",
+    "compare ctf": "cryoloom.compare.settings:COMPARE_CTF",
     "compare resolution": "cryoloom.compare.settings:COMPARE_RESOLUTION",
     "compare sharpening": "cryoloom.compare.settings:COMPARE_SHARPENING",
     "deposit": "cryoloom.deposit.settings:DEPOSIT",
