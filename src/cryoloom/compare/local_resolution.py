@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from cryoloom.compare.agreement import Answers, compare_answers
-from cryoloom.compare.places import grid_places, name_places
+from cryoloom.compare.agreement import Answers, Comparison, compare_answers
+from cryoloom.compare.places import grid_places, name_places, outline
 from cryoloom.compare.settings import COMPARE_RESOLUTION, CompareResolutionSettings
 from cryoloom.compare.show import show_comparison
 from cryoloom.contract import Figure, Run, stage
 from cryoloom.data import VolumeMap
 from cryoloom.data.half_maps import check_half_maps
 from cryoloom.maps.global_resolution import resolution_behind
-from cryoloom.maps.local_resolution import measure_local_resolution
-from cryoloom.maps.mask import MaskFromMap, find_mask
+from cryoloom.maps.local_resolution import LocalResolution, default_window, measure_local_resolution
 from cryoloom.maps.windowed import WindowedHalves
 
 
@@ -32,27 +31,16 @@ def compare_local_resolution(
     a, b = (torch.from_numpy(np.array(half.data, dtype=np.float32)) for half in (half1, half2))
     found = outline(a, b, mask, pixel_size)
     resolution = resolution_behind(a, b, pixel_size, found).resolution
-    window = settings.window or max(2.5 * resolution, 4 * pixel_size)
+    window = settings.window or default_window(resolution, pixel_size)
     with run.progress(1, "local resolution") as line:
-        local = measure_local_resolution(
-            WindowedHalves(a, b, pixel_size, found.mask, window), significance=settings.significance
+        local, comparison, _ = compare_places(
+            WindowedHalves(a, b, pixel_size, found.mask, window),
+            tolerance=settings.tolerance,
+            significance=settings.significance,
         )
         line.advance()
     inside = found.mask.numpy() > 0.5
     disagreement, consensus = local.disagreement(inside), local.consensus()
-    places = grid_places(inside, 0.5 * window / pixel_size)
-    at = tuple(places.T)
-    comparison = compare_answers(
-        "local resolution",
-        "Å",
-        name_places(places, half1),
-        Answers("FSC in a window", local.fsc[at], local.fsc_error[at]),
-        Answers("significance", local.significance[at], local.significance_error[at]),
-        tolerance=settings.tolerance,
-        correlation=local.correlation[at],
-        relative=True,
-        distance=disagreement[at],
-    )
     show_comparison(
         comparison,
         run,
@@ -87,8 +75,38 @@ def compare_local_resolution(
     return {name: VolumeMap(values, pixel_size, half1.origin) for name, values in maps.items()}
 
 
-def outline(half1: torch.Tensor, half2: torch.Tensor, mask: VolumeMap | None, pixel_size: float) -> MaskFromMap:
-    """The given mask, or one found from the mean of the halves."""
-    if mask is None:
-        return find_mask(0.5 * (half1 + half2), pixel_size)
-    return MaskFromMap(torch.from_numpy(np.array(mask.data, np.float32)), 0.0, 0.0, 0.0, 0.0, 0.0, 0)
+def compare_places(
+    pair: WindowedHalves, *, tolerance: float = 0.05, significance: float = 0.95
+) -> tuple[LocalResolution, Comparison, np.ndarray]:
+    """Both methods, held together on a grid of places.
+
+    Parameters
+    ----------
+    pair
+        The halves, where the particle is, and the window.
+    tolerance
+        Relative difference around a place that counts as agreement.
+    significance
+        Level of the second method.
+
+    Returns
+    -------
+    local, comparison, places
+        Both methods in every voxel, the comparison, and the voxels of its items, zyx `(n, 3)`.
+    """
+    local = measure_local_resolution(pair, significance=significance)
+    inside = pair.mask.numpy() > 0.5
+    places = grid_places(inside, 0.5 * pair.window / pair.pixel_size)
+    at = tuple(places.T)
+    comparison = compare_answers(
+        "local resolution",
+        "Å",
+        name_places(places, pair.box, pair.pixel_size),
+        Answers("FSC in a window", local.fsc[at], local.fsc_error[at]),
+        Answers("significance", local.significance[at], local.significance_error[at]),
+        tolerance=tolerance,
+        correlation=local.correlation[at],
+        relative=True,
+        distance=local.disagreement(inside)[at],
+    )
+    return local, comparison, places

@@ -1,8 +1,11 @@
 """Places in a map as items of a comparison."""
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from cryoloom.data import VolumeMap
+from cryoloom.maps.mask import MaskFromMap, find_mask
 
 
 def grid_places(inside: np.ndarray, spacing_px: float, largest_number: int = 20_000) -> np.ndarray:
@@ -30,7 +33,13 @@ def grid_places(inside: np.ndarray, spacing_px: float, largest_number: int = 20_
         step += 1
 
 
-def name_places(places: np.ndarray, volume: VolumeMap) -> np.ndarray:
-    """Names of voxels: their position `x, y, z` in Å from the centre of the box, `(n,)`."""
-    centre = np.array([n // 2 for n in volume.data.shape])
-    return np.array(["{2:.0f}, {1:.0f}, {0:.0f} Å".format(*p) for p in (places - centre) * volume.pixel_size])
+def name_places(places: np.ndarray, box: int, pixel_size: float) -> np.ndarray:
+    """Names of voxels of a cube: their position `x, y, z` in Å from its centre, `(n,)`."""
+    return np.array(["{2:.0f}, {1:.0f}, {0:.0f} Å".format(*p) for p in (places - box // 2) * pixel_size])
+
+
+def outline(half1: Tensor, half2: Tensor, mask: VolumeMap | None, pixel_size: float) -> MaskFromMap:
+    """The given mask, or one found from the mean of the halves `(n, n, n)`."""
+    if mask is None:
+        return find_mask(0.5 * (half1 + half2), pixel_size)
+    return MaskFromMap(torch.from_numpy(np.array(mask.data, np.float32)), 0.0, 0.0, 0.0, 0.0, 0.0, 0)

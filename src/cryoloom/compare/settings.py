@@ -13,10 +13,10 @@ class CompareResolutionSettings(Settings):
     """Local resolution by the FSC in a window, and by the significance of the signal."""
 
     window: float | None = setting(
-        None, "Standard deviation of the window of the FSC; 2.5 times the global resolution.", unit="Å", gt=0
+        None, "Standard deviation of the window of the FSC; 1.8 times the global resolution.", unit="Å", gt=0
     )
     tolerance: float = setting(
-        0.1, "Relative difference up to which the methods agree (0.1 is 10 %), around a place.", gt=0, lt=1
+        0.05, "Relative difference up to which the methods agree (0.05 is 5 %), around a place.", gt=0, lt=1
     )
     significance: float = setting(0.95, "Level of significance of the second method.", gt=0.5, lt=1, expert=True)
 

@@ -9,22 +9,24 @@ told well.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from cryoloom.compare.agreement import Answers, compare_answers
-from cryoloom.compare.local_resolution import outline
-from cryoloom.compare.places import grid_places, name_places
+from cryoloom.compare.agreement import Answers, Comparison, compare_answers
+from cryoloom.compare.places import grid_places, name_places, outline
 from cryoloom.compare.settings import COMPARE_SHARPENING, CompareSharpeningSettings
 from cryoloom.compare.show import show_comparison
 from cryoloom.contract import Figure, InputError, Run, stage
 from cryoloom.data import VolumeMap
 from cryoloom.data.half_maps import check_half_maps
-from cryoloom.maps.global_resolution import resolution_behind
-from cryoloom.maps.local_filter import measure_bands, rebuild
+from cryoloom.maps.global_resolution import GlobalResolution, resolution_behind
+from cryoloom.maps.local_filter import LocalBands, measure_bands, rebuild
 from cryoloom.maps.sharpen import estimate_bfactor
+from cryoloom.maps.spectrum import GuinierFit
 from cryoloom.maps.view import map_for_view
 from cryoloom.maps.windowed import WindowedHalves
 
@@ -42,43 +44,14 @@ def compare_sharpening(
     a, b = (torch.from_numpy(np.array(half.data, dtype=np.float32)) for half in (half1, half2))
     found = outline(a, b, mask, pixel_size)
     known = resolution_behind(a, b, pixel_size, found)
-    try:
-        guinier = estimate_bfactor(
-            a,
-            b,
-            pixel_size,
-            found.mask,
-            resolution=max(known.resolution, 2 * pixel_size),
-            low_resolution=settings.fit_low,
-            effective_counts=known.curves.effective_counts,
-        )
-    except ValueError as failure:
-        raise InputError(
-            f"half1: at {known.resolution:.1f} Å there is no room for a fit from {settings.fit_low:.0f} Å on; give a "
-            "larger --fit-low"
-        ) from failure
-    window = settings.window or max(2.5 * known.resolution, 4 * pixel_size)
+    window = settings.window or sharpening_window(known.resolution, pixel_size)
     pair = WindowedHalves(a, b, pixel_size, found.mask, window)
     with run.progress(2, "bands") as line:
-        bands = measure_bands(pair, resolution=known.resolution, fit_low=settings.fit_low)
+        both = compare_bfactors(pair, known, fit_low=settings.fit_low, tolerance=settings.tolerance)
         line.advance()
-        local, error = bands.fit.alone()
-        inside = found.mask.numpy() > 0.5
-        places = grid_places(inside, 0.5 * window / pixel_size)
-        at = tuple(places.T)
-        spread = true_spread(local.numpy()[at], error.numpy()[at], guinier.bfactor)
-        together = bands.fit.drawn_to(guinier.bfactor, math.hypot(spread, guinier.standard_error))
-        restored = rebuild(pair, bands, together)
+        restored = rebuild(pair, both.bands, both.together)
         line.advance()
-    n = len(places)
-    comparison = compare_answers(
-        "B-factor",
-        "Å²",
-        name_places(places, half1),
-        Answers("Guinier fit", np.full(n, guinier.bfactor), np.full(n, math.hypot(spread, guinier.standard_error))),
-        Answers("local fit", local.numpy()[at].astype(np.float64), error.numpy()[at]),
-        tolerance=settings.tolerance,
-    )
+    comparison, guinier = both.comparison, both.guinier
     show_comparison(
         comparison,
         run,
@@ -87,7 +60,7 @@ def compare_sharpening(
         window=round(window, 2),
         bfactor=round(guinier.bfactor, 2),
         bfactor_interval=[round(guinier.bfactor + s * 1.96 * guinier.standard_error, 2) for s in (-1, 1)],
-        bfactor_spread=round(spread, 2),
+        bfactor_spread=round(both.spread, 2),
     )
     run.warn("Grey values of a locally sharpened map cannot be compared between places: not for quantitative use.")
     run.show(
@@ -101,8 +74,94 @@ def compare_sharpening(
             ),
         )
     )
-    maps = {"map_consensus": restored.volume, "bfactor_consensus": together, "bfactor_local": local * found.mask}
+    local, _ = both.bands.fit.alone()
+    maps = {"map_consensus": restored.volume, "bfactor_consensus": both.together, "bfactor_local": local * found.mask}
     return {name: VolumeMap(values.numpy(), pixel_size, half1.origin) for name, values in maps.items()}
+
+
+def sharpening_window(resolution: float, pixel_size: float) -> float:
+    """Standard deviation in Å of the window of the local method, as in the stage `restore`."""
+    return max(2.5 * resolution, 4 * pixel_size)
+
+
+@dataclass(frozen=True)
+class ComparedBfactors:
+    """Both methods.
+
+    Attributes
+    ----------
+    guinier
+        The fit of the whole map.
+    bands
+        The local method.
+    spread
+        True spread of local B-factors about that of the whole map, Å2.
+    together
+        Consensus in every voxel, Å2, `(n, n, n)`.
+    comparison, places
+        On a grid of places, and their voxels, zyx `(n, 3)`.
+    """
+
+    guinier: GuinierFit
+    bands: LocalBands
+    spread: float
+    together: Tensor
+    comparison: Comparison
+    places: np.ndarray
+
+
+def compare_bfactors(
+    pair: WindowedHalves, known: GlobalResolution, *, fit_low: float = 10.0, tolerance: float = 40.0
+) -> ComparedBfactors:
+    """B-factors of a map by both methods, held together on a grid of places.
+
+    Parameters
+    ----------
+    pair
+        The halves, where the particle is, and the window.
+    known
+        Resolution of the whole map.
+    fit_low
+        Fits run from this resolution on, Å.
+    tolerance
+        Å2.
+
+    Raises
+    ------
+    InputError
+        If there is no room for a fit between `fit_low` and the resolution.
+    """
+    try:
+        guinier = estimate_bfactor(
+            pair.half1,
+            pair.half2,
+            pair.pixel_size,
+            pair.mask,
+            resolution=max(known.resolution, 2 * pair.pixel_size),
+            low_resolution=fit_low,
+            effective_counts=known.curves.effective_counts,
+        )
+    except ValueError as failure:
+        raise InputError(
+            f"half1: at {known.resolution:.1f} Å there is no room for a fit from {fit_low:.0f} Å on; give a larger "
+            "--fit-low"
+        ) from failure
+    bands = measure_bands(pair, resolution=known.resolution, fit_low=fit_low)
+    local, error = (x.numpy().astype(np.float64) for x in bands.fit.alone())
+    places = grid_places(pair.mask.numpy() > 0.5, 0.5 * pair.window / pair.pixel_size)
+    at, n = tuple(places.T), len(places)
+    spread = true_spread(local[at], error[at], guinier.bfactor)
+    of_a_place = math.hypot(spread, guinier.standard_error)
+    comparison = compare_answers(
+        "B-factor",
+        "Å²",
+        name_places(places, pair.box, pair.pixel_size),
+        Answers("Guinier fit", np.full(n, guinier.bfactor), np.full(n, of_a_place)),
+        Answers("local fit", local[at], error[at]),
+        tolerance=tolerance,
+    )
+    together = bands.fit.drawn_to(guinier.bfactor, of_a_place)
+    return ComparedBfactors(guinier, bands, spread, together, comparison, places)
 
 
 def true_spread(values: np.ndarray, error: np.ndarray, centre: float) -> float:

@@ -23,6 +23,7 @@ from cryoloom.maps.change_point import CrossingTracker, resample_cube
 from cryoloom.maps.combine import weight_of_first
 from cryoloom.maps.filter import radial_frequency
 from cryoloom.maps.local_significance import (
+    AVERAGED_OVER,
     independent_values,
     measure_local_significance,
     noise_limit,
@@ -36,6 +37,9 @@ everywhere."""
 
 AVERAGED = 0.68
 """Error of bands averaged with their neighbours (1, 2, 1) / 4 over that of one; adjacent bands share a sixth."""
+
+ROUGHNESS = 2.0
+"""Mean square gradient of chance in the FSC's answer times `w²` over its variance, measured on maps alike all over."""
 
 SLOPES = (2.0, 20.0)
 """Range of the slope of ln SSNR over ln frequency that is believed."""
@@ -137,12 +141,13 @@ def measure_local_resolution(
     n = np.maximum((4 * math.pi) ** 2.5 * window**3 * width / by_fsc**2, 4.0)
     chance = AVERAGED * (1 - threshold**2) / (np.sqrt(n) * threshold * (1 - threshold))
     least, waves = noise_limit(threshold), window_in_waves(noise_limit(threshold), significance)
-    by_chance = AVERAGED * math.sqrt(2 / independent_values(waves)) * least / (least - 1)
+    reach = math.hypot(waves, AVERAGED_OVER)
+    by_chance = AVERAGED * math.sqrt(2 / independent_values(reach)) * least / (least - 1)
     inside = pair.mask.numpy() > 0.5
     slope = _slope(np.log(by_fsc / by_power)[inside], chance[inside], np.full(int(inside.sum()), by_chance))
     chance, by_chance = chance / slope, by_chance / slope
     change = _change_in_window(by_fsc, chance, pair)
-    mixed, by_mixed = change * window, change * by_power * waves
+    mixed, by_mixed = change * window, change * by_power * reach
     fsc_error, significance_error = np.hypot(chance, mixed), np.hypot(by_chance, by_mixed)
     together = SHARED * chance * by_chance + mixed * by_mixed
     return LocalResolution(
@@ -157,9 +162,17 @@ def measure_local_resolution(
     )
 
 
+def default_window(resolution: float, pixel_size: float) -> float:
+    """Standard deviation in Å of the window for a map of that global resolution."""
+    return max(1.8 * resolution, 4 * pixel_size)
+
+
 def choose_bands(box: int, pixel_size: float, window: float, coarsest: float) -> tuple[np.ndarray, float]:
-    """Centres of the bands in 1/Å and their width: as narrow as the window can tell apart, up to Nyquist."""
-    width = max(1.5 / (2 * math.pi * window), 1.5 / (box * pixel_size))
+    """Centres of the bands in 1/Å and their half width, up to Nyquist.
+
+    A band of half width `d` smears a map over about `0.3 / d`: it is made so wide that this is less than the window.
+    """
+    width = max(2.0 / (2 * math.pi * window), 1.5 / (box * pixel_size))
     first, last = max(1 / coarsest, 2 * width), 0.5 / pixel_size - 0.5 * width
     n = max(4, math.ceil((last - first) / width) + 1)
     return np.linspace(first, last, n), width
@@ -191,15 +204,19 @@ def _slope(ratio: np.ndarray, chance: np.ndarray, by_chance: np.ndarray) -> floa
 def _change_in_window(values: np.ndarray, chance: np.ndarray, pair: WindowedHalves) -> np.ndarray:
     """Root mean square gradient of the logarithm in the window, without what chance brings to it, 1/Å, `(d, h, w)`.
 
-    Chance is alike over about the window `w`: its correlation at a distance `d` is `exp(-d² / (4 w²))`, so that the
-    mean square of its gradient is 1.5 times its variance over `w²`.
+    Half of the mean square is that of the whole particle, since in one window chance in it is large.
+
+    Chance is alike over about the window `w`. Were its correlation at a distance `d` that of white noise in the window,
+    `exp(-d² / (4 w²))`, the mean square of its gradient would be 1.5 times its variance over `w²`; crossings of noisy
+    curves jump more than that, `ROUGHNESS` times in maps that are alike everywhere.
     """
     squared = np.zeros_like(values)
     for gradient in np.gradient(np.log(values), pair.pixel_size):
         squared += gradient**2
-    squared -= 1.5 * chance**2 / pair.window**2
+    squared -= ROUGHNESS * chance**2 / pair.window**2
     inside = (pair.mask > 0.5).float()
     gain = pair.blur(radial_frequency(values.shape, pair.pixel_size))
     parts = (torch.from_numpy(squared.astype(np.float32)) * inside, inside)
     held, whole = (dft_to_image(image_to_dft(x, 3) * gain, values.shape) for x in parts)
-    return (held / whole.clamp_min(1e-3)).clamp_min(0).sqrt().numpy()
+    mean = parts[0].sum() / inside.sum().clamp_min(1)
+    return (0.5 * (held / whole.clamp_min(1e-3) + mean)).clamp_min(0).sqrt().numpy()

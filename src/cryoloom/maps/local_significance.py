@@ -29,6 +29,9 @@ from cryoloom.maps.windowed import WindowedHalves, raised_cosine, window_transfo
 BAND = 0.15
 """Half width of a band over its centre."""
 
+AVERAGED_OVER = 0.6
+"""Wavelengths over which answers are averaged in the end (standard deviation): less than the window, to calm chance."""
+
 
 def measure_local_significance(
     pair: WindowedHalves,
@@ -83,7 +86,7 @@ def measure_local_significance(
         tracker.add(resample_cube(ratio.clamp(0.01, 100).log() - math.log(least), grid))
         if step is not None:
             step()
-    return resample_cube(torch.from_numpy(tracker.resolution()), box).numpy()
+    return _averaged(resample_cube(torch.from_numpy(tracker.resolution()), box), pair)
 
 
 def noise_limit(threshold: float) -> float:
@@ -110,6 +113,17 @@ def significance_bands(pixel_size: float, coarsest: float) -> np.ndarray:
     last = 0.5 / (pixel_size * (1 + BAND))
     n = max(4, math.ceil(math.log(last * coarsest) / math.log(1 + BAND)) + 1)
     return np.geomspace(1 / coarsest, last, n)
+
+
+def _averaged(resolution: Tensor, pair: WindowedHalves) -> np.ndarray:
+    """Geometric mean over neighbours within the particle, a Gaussian `AVERAGED_OVER` median wavelengths wide."""
+    inside = pair.mask > 0.5
+    if not inside.any():
+        return resolution.numpy()
+    frequency = radial_frequency((pair.box,) * 3, pair.pixel_size)
+    blur = window_transform(frequency, AVERAGED_OVER * float(resolution[inside].median()))
+    held, whole = (_smooth(x, blur) for x in (resolution.log() * inside, inside.float()))
+    return torch.where(inside, (held / whole.clamp_min(1e-3)).exp(), resolution).numpy()
 
 
 def _noise_power(pair: WindowedHalves) -> np.ndarray:

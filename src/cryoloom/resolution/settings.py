@@ -8,7 +8,7 @@ class ResolutionSettings(Settings):
 
     symmetry: str = symmetry_setting("imposed on the half maps")
     window: float | None = setting(
-        None, "Standard deviation of the window around each voxel; 2.5 times the global resolution.", unit="Å", gt=0
+        None, "Standard deviation of the window around each voxel; 1.8 times the global resolution.", unit="Å", gt=0
     )
     threshold: float = setting(0.143, "Local FSC at which the resolution is read.", gt=0, lt=1, expert=True)
     significance: float = setting(

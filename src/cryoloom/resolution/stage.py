@@ -12,7 +12,7 @@ from cryoloom.geometry import symmetry_matrices
 from cryoloom.maps.corrected import corrected_fsc
 from cryoloom.maps.directional import directional_fsc
 from cryoloom.maps.interval import locate_crossing
-from cryoloom.maps.local_resolution import choose_bands, measure_local_resolution
+from cryoloom.maps.local_resolution import choose_bands, default_window, measure_local_resolution
 from cryoloom.maps.mask import find_mask
 from cryoloom.maps.sampling import measure_sampling
 from cryoloom.maps.spectrum import shell_frequencies
@@ -42,7 +42,7 @@ def measure_resolution(
     resolution = box * pixel_size / crossing.shell
     worst, best = (box * pixel_size / shell for shell in crossing.interval(len(curves.corrected)))
 
-    window = settings.window or max(2.5 * resolution, 4 * pixel_size)
+    window = settings.window or default_window(resolution, pixel_size)
     bands, _ = choose_bands(box, pixel_size, window, 30.0)
     with run.progress(len(bands), "local resolution") as line:
         local = measure_local_resolution(

@@ -15,7 +15,7 @@ from cryoloom.maps.freedom import fsc_noise_covariance
 from cryoloom.maps.fsc import crossing_shell, fourier_shell_correlation
 from cryoloom.maps.global_resolution import GlobalResolution, measure_global_resolution, resolution_behind
 from cryoloom.maps.interval import locate_crossing
-from cryoloom.maps.local_resolution import LocalResolution, choose_bands, measure_local_resolution
+from cryoloom.maps.local_resolution import LocalResolution, choose_bands, default_window, measure_local_resolution
 from cryoloom.maps.mask import MaskFromMap
 from cryoloom.maps.single_map import estimate_single_map
 from cryoloom.maps.standard_mask import standard_mask
@@ -197,7 +197,7 @@ def _answer_curve(found: GlobalResolution, pixel_size: float, box: int, report: 
 def _answer_local(
     half1: Tensor, half2: Tensor, pixel_size: float, found: GlobalResolution, run: Run, report: Report
 ) -> LocalResolution:
-    window = max(2.5 * found.resolution, 4 * pixel_size)
+    window = default_window(found.resolution, pixel_size)
     bands, _ = choose_bands(half1.shape[0], pixel_size, window, 30.0)
     with run.progress(len(bands), "local resolution") as line:
         pair = WindowedHalves(half1, half2, pixel_size, found.mask.mask, window)
