@@ -76,7 +76,7 @@ def compare_local_resolution(
 
 
 def compare_places(
-    pair: WindowedHalves, *, tolerance: float = 0.05, significance: float = 0.95
+    pair: WindowedHalves, *, tolerance: float = 0.055, significance: float = 0.95
 ) -> tuple[LocalResolution, Comparison, np.ndarray]:
     """Both methods, held together on a grid of places.
 

@@ -1,8 +1,10 @@
-"""The frequency at which a value falls below a limit for good, voxel by voxel, band after band."""
+"""The frequency at which a value falls below a limit for good, voxel by voxel, band after band; cubes on new grids."""
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from cryoloom.fourier import crop_dft, dft_to_image, image_to_dft
 
 
 class CrossingTracker:
@@ -66,3 +68,9 @@ def resample_cube(values: Tensor, box: int) -> Tensor:
         values[None, None], torch.stack([x, y, z], dim=-1)[None], mode="bilinear", align_corners=True
     )
     return sample[0, 0]
+
+
+def blur_cube(values: Tensor, gain: Tensor, size: int) -> Tensor:
+    """Multiply the spectrum of a cube and resample it to `size`, up to a constant factor."""
+    dft = crop_dft(image_to_dft(values, 3) * gain, tuple(values.shape), (size,) * 3)
+    return dft_to_image(dft, (size,) * 3)

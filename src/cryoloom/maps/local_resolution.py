@@ -16,10 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from cryoloom.fourier import crop_dft, dft_to_image, good_size, image_to_dft
-from cryoloom.maps.change_point import CrossingTracker, resample_cube
+from cryoloom.maps.change_point import CrossingTracker, blur_cube, resample_cube
 from cryoloom.maps.combine import weight_of_first
 from cryoloom.maps.filter import radial_frequency
 from cryoloom.maps.local_significance import (
@@ -129,7 +128,7 @@ def measure_local_resolution(
         # The mask keeps solvent out of the windows, so that edges are not called worse than they are.
         weight = (resample_cube(pair.mask.float(), size) > 0.5).float()
         blur = pair.blur(frequency)
-        cross, power1, power2 = (_blur(x * weight, blur, coarse) for x in (a * b, a * a, b * b))
+        cross, power1, power2 = (blur_cube(x * weight, blur, coarse) for x in (a * b, a * a, b * b))
         fsc = cross / (power1.clamp_min(0) * power2.clamp_min(0)).sqrt().clamp_min(1e-30)
         tracker.add(fsc)
         if step is not None:
@@ -176,12 +175,6 @@ def choose_bands(box: int, pixel_size: float, window: float, coarsest: float) ->
     first, last = max(1 / coarsest, 2 * width), 0.5 / pixel_size - 0.5 * width
     n = max(4, math.ceil((last - first) / width) + 1)
     return np.linspace(first, last, n), width
-
-
-def _blur(values: Tensor, gain: Tensor, size: int) -> Tensor:
-    """Multiply the spectrum of a cube and resample it to `size`, up to a constant factor."""
-    dft = crop_dft(image_to_dft(values, 3) * gain, tuple(values.shape), (size,) * 3)
-    return dft_to_image(dft, (size,) * 3)
 
 
 def _slope(ratio: np.ndarray, chance: np.ndarray, by_chance: np.ndarray) -> float:

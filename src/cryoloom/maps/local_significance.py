@@ -21,7 +21,7 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from cryoloom.fourier import crop_dft, dft_to_image, good_size, image_to_dft, shell_mean, spread_shells
-from cryoloom.maps.change_point import CrossingTracker, resample_cube
+from cryoloom.maps.change_point import CrossingTracker, blur_cube, resample_cube
 from cryoloom.maps.filter import filter_map, radial_frequency
 from cryoloom.maps.fsc import shell_counts
 from cryoloom.maps.windowed import WindowedHalves, raised_cosine, window_transform
@@ -69,7 +69,10 @@ def measure_local_significance(
     noise = _noise_power(pair)
     level = _noise_level(pair, noise)
     shells = np.arange(len(noise)) / (box * pixel_size)
-    grid = min(box, good_size(math.ceil(2.5 * box * pixel_size * float(bands[-1]) / window)))
+    # Answers are averaged over half a wavelength in the end: they are kept on a grid of 0.3 windows of the pair,
+    # about half a wavelength at the resolution of the map.
+    grid = min(box, good_size(math.ceil(box * pixel_size / (0.3 * pair.window))))
+    level = resample_cube(level, grid)
     tracker = CrossingTracker((grid,) * 3, bands, 0.0)
     for centre in bands:
         width = BAND * centre
@@ -79,11 +82,11 @@ def measure_local_significance(
         power = dft_to_image(band, (size,) * 3) ** 2 * (size / box) ** 6
         weight = (resample_cube(pair.mask.float(), size) > 0.5).float()
         blur = window_transform(frequency, window / float(centre))
-        inside, held = (_smooth(x, blur) for x in (weight, power * weight))
+        inside, held = (blur_cube(x, blur, grid) for x in (weight, power * weight))
         gain = raised_cosine(torch.from_numpy((shells - centre) / width)).numpy()
-        expected = max(float((gain**2 * noise).sum()), 1e-30) * resample_cube(level, size)
-        ratio = held / (inside.clamp_min(1e-3) * expected)
-        tracker.add(resample_cube(ratio.clamp(0.01, 100).log() - math.log(least), grid))
+        expected = max(float((gain**2 * noise).sum()), 1e-30) * level
+        ratio = held / (inside.clamp_min(1e-3 * float(inside.max())) * expected)
+        tracker.add(ratio.clamp(0.01, 100).log() - math.log(least))
         if step is not None:
             step()
     return _averaged(resample_cube(torch.from_numpy(tracker.resolution()), box), pair)
