@@ -132,3 +132,26 @@ def cramer_rao(case, size, fold=4):
     covariance = np.linalg.inv(fold**2 * np.asarray([[a @ b for a in rows] for b in rows]))
     both = np.asarray([[1, 1, 0], [1, -1, 0]])
     return np.sqrt(np.diag(both @ covariance @ both.T))
+
+
+RINGLESS = ("white", "coloured", "gradient", "ice")
+
+
+def ringless_image(kind, seed, size, pixel_size):
+    """An image without rings: white noise, coloured noise, noise under a gradient, counted ice without a CTF."""
+    rng = np.random.default_rng([seed, RINGLESS.index(kind), size])
+    white = rng.standard_normal((size, size), dtype=np.float32)
+    k = np.hypot(np.fft.fftfreq(size, pixel_size)[:, None], np.fft.rfftfreq(size, pixel_size))
+    if kind == "coloured":
+        rise = 1 + rng.uniform(5, 30) / (1 + (k / rng.uniform(0.01, 0.05)) ** 2)
+        spectrum = scipy.fft.rfft2(white) * np.exp(-rng.uniform(2, 10) * k**2) * np.sqrt(rise)
+        return scipy.fft.irfft2(spectrum, s=(size, size)).astype(np.float32)
+    if kind == "gradient":
+        place = np.linspace(-1, 1, size)
+        ramp = place[:, None] * rng.normal() + place * rng.normal()
+        return (white * (1 + 0.3 * np.tanh(ramp)) + 3 * ramp + 2 * np.cos(6 * ramp)).astype(np.float32)
+    if kind == "ice":
+        structure = 0.06 + 0.94 / (1 + np.exp(-(k - 0.21) / 0.025)) + 0.5 * np.exp(-(((k - 0.27) / 0.04) ** 2))
+        rate = 8 + 2.8 * scipy.fft.irfft2(scipy.fft.rfft2(white) * np.sqrt(1 + 0.3 * structure), s=(size, size))
+        return rng.poisson(np.maximum(rate, 0)).astype(np.float32)
+    return white

@@ -66,11 +66,14 @@ class DemodulatedCtf:
         Of `(mean, cos, sin)`, Å², `(3, 3)`.
     gain
         How much the rings lower the weighted sum of squares.
+    data
+        What it was found from.
     """
 
     defocus: Defocus
     covariance: np.ndarray
     gain: float
+    data: PolarPeriodogram
 
     @property
     def defocus_error(self) -> float:
@@ -248,7 +251,7 @@ def _refine(data: PolarPeriodogram, beam: Beam, start: Defocus, n_steps: int = 1
         if np.abs(change).max() < 0.1:
             break
     covariance = np.linalg.pinv(normal, hermitian=True) * noise
-    return DemodulatedCtf(Defocus(*(float(x) for x in theta)), covariance, gain)
+    return DemodulatedCtf(Defocus(*(float(x) for x in theta)), covariance, gain, data)
 
 
 def _windows(data: PolarPeriodogram, beam: Beam, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, float]:

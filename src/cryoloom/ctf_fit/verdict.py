@@ -4,7 +4,9 @@ from typing import Any
 
 from cryoloom.ctf_fit.settings import CtfSettings
 
-MIN_GAIN = 25.0  # the best fit to spectra without rings stayed below in 40 images (22.4 at most)
+# Of 178 images without rings (white and coloured noise, gradients, ice without a CTF) the best fit of the whole search
+# passed 25 in 5, 28 in 3 and 30 in none; the tail falls by half every 2.5.
+MIN_GAIN = 30.0
 MAX_ERROR = 500.0  # Å; then rings at 6 Å may be off by a quarter of their distance
 K_NEEDED = 1 / 10  # 1/Å; images whose rings surely end before are of no use
 
