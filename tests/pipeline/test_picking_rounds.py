@@ -65,7 +65,7 @@ def test_without_good_classes_nothing_is_found(tmp_path):
 
 
 def test_a_diameter_that_one_round_got_wrong_does_not_stay(tmp_path):
-    way = Scripted(tmp_path, [(300, 0.3), (200, 0.2), (150, 0.1)], seen=(210.0, 400.0, 230.0))
+    way = Scripted(tmp_path, [(300, 0.3), (200, 0.2), (150, 0.1)], seen=(210.0, 250.0, 230.0))
     assert find_particles(way, tmp_path / "micrographs.star").diameter == 230.0
 
 
@@ -73,3 +73,10 @@ def test_a_diameter_that_was_given_is_kept(tmp_path):
     way = Scripted(tmp_path, [(300, 0.3), (200, 0.01)], seen=(400.0, 400.0), diameter=250.0)
     assert find_particles(way, tmp_path / "micrographs.star").diameter == 250.0
     assert all(settings["diameter"] == 250.0 for stage, _, settings in way.asked if stage in ("pick", "extract"))
+
+
+def test_a_diameter_beyond_the_circle_of_the_classes_is_not_believed(tmp_path):
+    way = Scripted(tmp_path, [(300, 0.3), (200, 0.2), (150, 0.1)], seen=(500.0, 210.0, 205.0))
+    assert find_particles(way, tmp_path / "micrographs.star").diameter == 210.0
+    second = [settings["diameter"] for stage, _, settings in way.asked if stage == "pick"][1]
+    assert second == pytest.approx(1.3 * DIAMETER)

@@ -71,7 +71,8 @@ def find_particles(way: Way, micrographs: Path) -> FoundParticles | None:
         classes = _classify(way, micrographs, {"picks": picks["picks"]}, found, circle)
         if classes.summary["n_out"] == 0:
             break
-        measured.append(classes.summary.get("particle_diameter") or found)
+        # what reaches beyond the circle is a neighbour, or a particle that the next round sees whole
+        measured.append(min(classes.summary.get("particle_diameter") or found, circle))
         extent = given or max(first, median_high(measured))  # a neighbour may be taken for a part, once
         this = _distinct(way, classes, extent)
         if best is None or this.n >= LEAST_KEPT * best.n:

@@ -10,7 +10,7 @@ def oracle_particles(estimated: ParticleSet, truth: ParticleSet, *, distance_px:
     """Particles of a result with the poses and CTFs of the truth.
 
     Particles that are none (class 0 of the truth, or no true particle near by) are left out. Positions on motion
-    corrected micrographs are known up to the frame that the movie was aligned to: the median offset of each
+    corrected micrographs are known up to the shape of the ice that the movie was laid on: a smooth offset of each
     micrograph is taken out of the true positions.
 
     Parameters
@@ -51,5 +51,29 @@ def _true_shifts(picked: ParticleSet, known: ParticleSet) -> np.ndarray:
     names = stems(picked.micrograph)
     for name in np.unique(names):
         rows = names == name
-        shift[rows] += np.median(picked.shift[rows] - raw[rows], axis=0)
+        shift[rows] += smooth_offset(centre[rows], picked.shift[rows] - raw[rows])
     return shift
+
+
+def smooth_offset(place: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """Offsets of the particles of a micrograph as a smooth field, without those that do not fit, `(n, 2)` Å.
+
+    A movie can be laid on the shape that the ice has in any frame, or in the mean: places then differ by what moved in
+    between, which is a polynomial of the place, of second degree at most where there are particles enough to tell.
+
+    Parameters
+    ----------
+    place, offset
+        Å yx, `(n, 2)`.
+    """
+    y, x = ((place - place.mean(0)) / max(float(np.ptp(place)), 1e-9)).T
+    terms = np.stack([np.ones_like(x), y, x, y * y, y * x, x * x], axis=1)
+    used = 6 if len(place) >= 20 else 3 if len(place) >= 9 else 1
+    field = np.broadcast_to(np.median(offset, axis=0), offset.shape)
+    for _ in range(5):
+        distance = np.linalg.norm(offset - field, axis=1)
+        kept = distance <= 3 * max(float(np.median(distance)), 0.5)
+        if used == 1 or kept.sum() < 2 * used:
+            break
+        field = terms[:, :used] @ np.linalg.lstsq(terms[kept, :used], offset[kept], rcond=None)[0]
+    return np.asarray(field)
