@@ -284,11 +284,12 @@ def _windows(data: PolarPeriodogram, beam: Beam, theta: np.ndarray) -> tuple[np.
         depth, lowered = float(fitted[4]), float(root @ fitted) - flat
         # a window in which rings do not show has no say (what noise brings is taken off the depth)
         share = max(0.0, 1.0 - 1.0 / max(lowered, 1e-9)) if depth > 0 else 0.0
-        if share > 0:
+        if depth > 0:
             across = np.linalg.solve(g, gram[:5, 5:])
             normal += (share * depth) ** 2 * (gram[5:, 5:] - gram[5:, :5] @ across)
             right += share * depth * (product[5:] - gram[5:, :5] @ fitted)
-            gain += max(lowered - 1.0, 0.0)
+            gain += lowered
+        gain -= 0.5  # what a window of noise brings, so that many narrow windows are no advantage
         residual += float(w @ data.ratio[inside] ** 2) - (flat + lowered)
         freedom += float(shape.sum()) - 5
         centre += half
