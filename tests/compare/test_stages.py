@@ -31,7 +31,7 @@ def test_local_resolution_by_two_methods(tmp_path):
 
 
 def test_sharpening_by_two_methods(tmp_path):
-    case, run = sharpening_case(11, box=56), MemoryRun(tmp_path)
+    case, run = sharpening_case(11), MemoryRun(tmp_path)
     maps = [VolumeMap(x.numpy(), case.pixel_size) for x in (case.half1, case.half2, case.mask)]
     found = compare_sharpening(*maps, CompareSharpeningSettings(), run)
     inside = case.mask.numpy() > 0.9
@@ -61,3 +61,15 @@ def test_the_consensus_of_sharpening_is_that_of_the_contract():
         tolerance=1e9,
     )  # fmt: skip
     np.testing.assert_allclose(fit.drawn_to(80.0, 20.0).numpy(), both.consensus, rtol=1e-4)
+
+
+def test_a_place_whose_bands_share_nothing_has_no_local_answer():
+    from cryoloom.maps.local_filter import SlopeFit
+
+    fit = SlopeFit(torch.zeros(3))
+    for k in (0.1, 0.2):
+        alive = torch.tensor([1.0, float(k < 0.15), 0.0])
+        fit.add(k, torch.full((3,), -k), torch.full((3,), 0.5), alive, 50.0)
+    alone, error = fit.alone()
+    assert torch.isfinite(alone).tolist() == [True, False, False] and torch.isinf(error).tolist() == [False, True, True]
+    np.testing.assert_allclose(fit.drawn_to(90.0, 20.0)[1:].numpy(), 90.0, rtol=1e-5)

@@ -128,6 +128,7 @@ def compare_answers(
     apart = np.where(lacks, np.nan, apart)
     disagree = lacks | (apart > tolerance)
 
+    s1, s2 = (np.where(np.isfinite(s), s, 0.0) for s in (s1, s2))  # of answers that are missing
     weight = weight_of_first(s1, s2, correlation)
     if first.support is not None and second.support is not None:
         better = np.asarray(first.support) >= np.asarray(second.support)

@@ -3,7 +3,7 @@
 The methods are those of the stages `postprocess` (`maps.sharpen`) and `restore` (`maps.local_filter`), the local one
 without any prior, so that it does not know of the other. Items are places on a grid as fine as the window tells apart.
 How much the B-factor truly differs from place to place is what the local ones scatter by beyond their own errors
-(DerSimonian and Laird 1986, doi:10.1016/0197-2456(86)90046-2); that spread is the error of the Guinier B-factor as that
+(Paule and Mandel 1982, doi:10.6028/jres.087.022); that spread is the error of the Guinier B-factor as that
 of a place. The consensus then goes from one B-factor, if the map shows no more than one, to local ones where they are
 told well.
 """
@@ -75,7 +75,11 @@ def compare_sharpening(
         )
     )
     local, _ = both.bands.fit.alone()
-    maps = {"map_consensus": restored.volume, "bfactor_consensus": both.together, "bfactor_local": local * found.mask}
+    maps = {
+        "map_consensus": restored.volume,
+        "bfactor_consensus": both.together,
+        "bfactor_local": local.nan_to_num() * found.mask,
+    }
     return {name: VolumeMap(values.numpy(), pixel_size, half1.origin) for name, values in maps.items()}
 
 
@@ -150,7 +154,8 @@ def compare_bfactors(
     local, error = (x.numpy().astype(np.float64) for x in bands.fit.alone())
     places = grid_places(pair.mask.numpy() > 0.5, 0.5 * pair.window / pair.pixel_size)
     at, n = tuple(places.T), len(places)
-    spread = true_spread(local[at], error[at], guinier.bfactor)
+    told = np.isfinite(local[at])
+    spread = true_spread(local[at][told], error[at][told], guinier.bfactor)
     of_a_place = math.hypot(spread, guinier.standard_error)
     comparison = compare_answers(
         "B-factor",
@@ -167,10 +172,16 @@ def compare_bfactors(
 def true_spread(values: np.ndarray, error: np.ndarray, centre: float) -> float:
     """Standard deviation of true values about a centre, from values with errors.
 
-    The mean square of `values - centre`, weighted by `1 / error²`, less what the errors bring to it.
+    The spread `t` at which the mean of `(value - centre)² / (error² + t²)` is 1 (Paule and Mandel 1982,
+    doi:10.6028/jres.087.022): places that are told poorly but differ much count too.
     """
     if not len(values):
         return LEAST_SPREAD
-    weight = 1.0 / np.maximum(error, 1e-6) ** 2
-    excess = float((weight * (values - centre) ** 2).sum() - len(values)) / float(weight.sum())
-    return math.sqrt(max(excess, LEAST_SPREAD**2))
+    squared, variance = (values - centre) ** 2, error**2
+    low, high = 0.0, float(squared.max())
+    if (squared / (variance + LEAST_SPREAD**2)).mean() <= 1:
+        return LEAST_SPREAD
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if (squared / (variance + middle)).mean() > 1 else (low, middle)
+    return max(math.sqrt(high), LEAST_SPREAD)

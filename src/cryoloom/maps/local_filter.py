@@ -27,6 +27,9 @@ SHARED = 0.143
 
 LARGEST_B = 500.0
 
+LARGEST_ERROR = 1000.0
+"""Å2; a local B-factor that is told no better than this is no answer."""
+
 LOCAL_SPREAD = 0.15
 """Standard deviation with which the logarithm of the amplitudes of a part differs from that of an average protein."""
 
@@ -199,18 +202,31 @@ class SlopeFit:
         self.sums[4] += weight * x * value
 
     def alone(self) -> tuple[Tensor, Tensor]:
-        """B-factor of each place from its own bands, -4 times the slope, and its standard error, Å2."""
-        w, wx, wxx, wy, wxy = self.sums
-        norm = w.clamp_min(1e-30)
-        spread = (wxx - wx * wx / norm).clamp_min(0)
-        slope = (wxy - wx * wy / norm) / spread.clamp_min(1e-30)
-        return -4 * slope, 4 * spread.clamp_min(1e-12).rsqrt()
+        """B-factor of each place from its own bands, -4 times the slope, and its standard error, Å2.
+
+        Where fewer than two bands are shared there is no answer: NaN, with an infinite error.
+        """
+        slope, information = self._slope_and_information()
+        told = information > 1 / LARGEST_ERROR**2
+        nothing = torch.full_like(slope, math.nan)
+        error = information.clamp_min(1e-30).rsqrt()
+        return torch.where(told, -4 * slope, nothing), torch.where(told, error, torch.full_like(slope, math.inf))
 
     def drawn_to(self, bfactor: float, spread: float) -> Tensor:
         """The same, drawn to a B-factor about which local ones have this standard deviation, within 0 and 500 Å2."""
-        alone, error = self.alone()
-        information, draw = error**-2, spread**-2
-        return ((information * alone + draw * bfactor) / (information + draw)).clamp(0.0, LARGEST_B)
+        slope, information = self._slope_and_information()
+        draw = spread**-2
+        return ((information * (-4 * slope) + draw * bfactor) / (information + draw)).clamp(0.0, LARGEST_B)
+
+    def _slope_and_information(self) -> tuple[Tensor, Tensor]:
+        """Slope over k², and the inverse variance of -4 times it; 0 where there is no slope."""
+        w, wx, wxx, wy, wxy = self.sums
+        norm = w.clamp_min(1e-30)
+        spread = (wxx - wx * wx / norm).clamp_min(0)
+        # what is left of a difference of nearly equal sums is rounding, not a slope
+        spread = torch.where(spread > 1e-5 * wxx, spread, torch.zeros_like(spread))
+        slope = (wxy - wx * wy / norm) / spread.clamp_min(1e-30)
+        return torch.where(spread > 0, slope, torch.zeros_like(slope)), spread / 16
 
 
 def _smooth(values: Tensor, gain: Tensor) -> Tensor:
