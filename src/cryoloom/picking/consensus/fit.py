@@ -4,11 +4,12 @@ A pick can be wrong in two ways, and each is judged by what is known of it. *Noi
 pickers find on the inverted micrographs: a logistic regression in the scores of all pickers tells candidates that
 surely are particles from decoys, and so learns how much each picker's word counts here (as Käll et al. 2007,
 doi:10.1038/nmeth1113, do for spectra of peptides; agreement of pickers as in Sanchez-Garcia et al. 2018,
-doi:10.1107/S2052252518014392). Only scores are used, since a decoy's surroundings are not those of noise in general.
-*Junk* looks unlike the typical particle: the looks of the sure particles make a distribution (Student's), and junk
-comes from a much wider one about the same centre (after Tukey's contaminated normal); its share is found by
-expectation–maximisation. Each candidate is judged by fits that have not seen its part of the micrographs. Neglected:
-junk that looks like the particle, and particles in a view so rare that none of them is among the sure ones.
+doi:10.1107/S2052252518014392). Only scores are used there, since a decoy's surroundings are not those of noise in
+general. *Junk* looks unlike the typical particle: the looks of what stands above the noise make a distribution
+(Student's), and junk comes from a much wider one about the same centre (after Tukey's contaminated normal); its width
+and its share are the likeliest. What looks like junk joins the decoys as an example of what is wrong, so that pickers
+that fall for junk count less. Each candidate is judged by fits that have not seen its part of the micrographs.
+Neglected: junk that looks like the particle, and particles in a view so rare that it looks like junk.
 """
 
 from dataclasses import dataclass
