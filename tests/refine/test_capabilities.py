@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hinge_bed import make_hinge_bed
 from micelle_bed import make_micelle_bed
 
 from cryoloom.compute.executor import ThreadExecutor
@@ -23,6 +24,7 @@ from cryoloom.maps.filter import lowpass
 from cryoloom.maps.fsc import fourier_shell_correlation, resolution_at
 from cryoloom.maps.mask import soft_mask_from_map
 from cryoloom.project.runner import run_stage
+from cryoloom.scoring.maps import score_map, true_resolution
 from cryoloom.simulate.particles import ParticleRecipe, Specimen, observed, simulate_particles
 from cryoloom.simulate.phantom import phantom
 from cryoloom.simulate.potential import potential_map
@@ -168,6 +170,49 @@ def test_a_noisy_micelle_does_not_steer_the_alignment(tmp_path, measure):
     )  # fmt: skip
     assert gain >= 0.2
     assert excess["local"] <= 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.capability("REF-10")
+def test_a_domain_on_a_hinge_is_refined_as_if_it_were_alone(tmp_path, measure):
+    """Consensus, subtraction of the body, local refinement of the domain about the poses that were given."""
+    bed = make_hinge_bed(tmp_path, n=3000, snr=0.05, seed=3)
+    write_map(bed.mean, tmp_path / "mean.mrc")
+    write_map(bed.mask, tmp_path / "mask.mrc")
+    whole = run_stage(
+        "refine", {"particles": bed.particles, "reference": tmp_path / "mean.mrc"}, {"initial_lowpass": 30.0},
+        out=tmp_path / "whole",
+    )  # fmt: skip
+    cut = run_stage(
+        "subtract",
+        {"particles": whole["particles"], "half1": whole["half1"], "half2": whole["half2"]}
+        | {"mask": tmp_path / "mask.mrc"},
+        {},
+        out=tmp_path / "cut",
+    )
+    local = run_stage(
+        "refine",
+        {"particles": cut["particles"], "reference": cut["map"]},
+        {"local": True, "local_angle_deg": 10.0, "local_shift": 5.0, "initial_lowpass": 20.0},
+        out=tmp_path / "local",
+    )
+    alone = run_stage("reconstruct", {"particles": bed.domain_alone}, {}, out=tmp_path / "alone")
+    oracle = score_map(read_map(alone["map"]), bed.domain, superposed=True).resolution
+    before = true_resolution(read_map(whole["map"]), bed.domain)
+    reached = score_map(read_map(local["map"]), bed.domain).resolution
+    # what was subtracted must not look better than the consensus knew it
+    given = read_map(cut["mask"])
+    claimed = read_map(local["mask"])
+    outside = float(((given.data < 0.01) * claimed.data).sum() / claimed.data.sum())
+    measure(
+        round(100 * (reached / oracle - 1), 1), "% above the domain's own oracle", "<= 10",
+        note=f"{reached:.2f} Å, oracle {oracle:.2f} Å, consensus {before:.2f} Å; "
+        f"reported {local.summary['resolution']:.2f} Å; poses of the domain good to "
+        f"{local.summary['pose_error_deg']:.1f}° by their own error bars",
+    )  # fmt: skip
+    measure(round(100 * outside, 2), "% of the mask behind which the resolution is claimed outside the given", "<= 1")
+    assert reached <= 1.1 * oracle
+    assert outside <= 0.01
 
 
 # shape, symmetry, SNR at 2.6 Å per pixel; bed c1, cropped to such pixels, would have 0.15 and twice the images

@@ -39,6 +39,9 @@ from cryoloom.em.survivors import normalise_scale, survivors, take_best
 from cryoloom.fourier.slices import PaddedSpectrum
 from cryoloom.geometry import matrix_to_axis_angle
 
+STILL = 0.1
+"""Over the resolution, what the rims of most particles may still move by when an iteration is taken for the last."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -274,7 +277,9 @@ def iterate(
     else:
         volumes = reference_volumes(halves, pair, executor, radius=next_radius)
     notes["resolution"] = field_ / max(pair.radius, 1)
-    settled = next_radius <= max(radius + 1, 1.05 * radius)
+    rim = float(np.median(poses.moved)) * 0.5 * plan.diameter  # Å by which the rim of most particles moved
+    slow = next_radius <= max(radius + 1, 1.05 * radius)
+    settled = next_radius <= radius or (slow and rim < STILL * notes["resolution"])
     state = State(
         iteration=state.iteration + 1,
         n_global=n_global,
