@@ -66,13 +66,30 @@ class Judgement:
         )
 
 
+def figures_of(case: JudgedCase, gross: float) -> dict[str, float]:
+    """What is kept of a case where cases are gathered in shards; `gross` is in the unit of the errors."""
+    held = np.concatenate([case.disagree[e > gross] for e in (case.first, case.second)])
+    return {
+        "ratio": round(case.ratio, 4),
+        "n_items": len(case.disagree),
+        "n_disputed": int(case.disagree.sum()),
+        "n_gross": len(held),
+        "n_held": int(held.sum()),
+    }
+
+
+def judge_figures(figures: Sequence[dict[str, float]]) -> Judgement:
+    """Judge a comparison by the figures of its cases."""
+    n_gross = int(sum(f["n_gross"] for f in figures))
+    return Judgement(
+        good=float(np.mean([f["ratio"] <= LARGEST_RATIO for f in figures])),
+        held=sum(f["n_held"] for f in figures) / n_gross if n_gross else 1.0,
+        disputed=sum(f["n_disputed"] for f in figures) / sum(f["n_items"] for f in figures),
+        n_gross=n_gross,
+        n_cases=len(figures),
+    )
+
+
 def judge(cases: Sequence[JudgedCase], gross: float) -> Judgement:
     """Judge a comparison; `gross` is in the unit of the errors."""
-    held = np.concatenate([c.disagree[e > gross] for c in cases for e in (c.first, c.second)])
-    return Judgement(
-        good=float(np.mean([c.ratio <= LARGEST_RATIO for c in cases])),
-        held=float(held.mean()) if len(held) else 1.0,
-        disputed=float(np.concatenate([c.disagree for c in cases]).mean()),
-        n_gross=len(held),
-        n_cases=len(cases),
-    )
+    return judge_figures([figures_of(case, gross) for case in cases])
