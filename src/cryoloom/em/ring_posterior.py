@@ -83,8 +83,8 @@ def posterior_plan(search: RingPlan, insertion: RingPlan, dtype: torch.dtype = t
         to_angles=(even.T.contiguous(), odd.T.contiguous()),
         coarse=(even.to(dtype), odd.to(dtype)),
         to_q=(to_even.T.contiguous(), to_odd.T.contiguous()),
-        search_ring=_first_rings(search),
-        insertion_ring=_first_rings(insertion),
+        search_ring=first_rings(search),
+        insertion_ring=first_rings(insertion),
     )
 
 
@@ -376,7 +376,8 @@ def _first_of(wanted: Tensor, image: Tensor, b: int) -> Tensor:
     return torch.full((b,), len(image)).scatter_reduce(0, image[at], at, "amin")
 
 
-def _first_rings(plan: RingPlan) -> np.ndarray:
+def first_rings(plan: RingPlan) -> np.ndarray:
+    """First ring at which each angular frequency counts, `(n_q,)` int64, in storage order."""
     out = np.zeros(len(plan.q), np.int64)
     for first, last, ring in plan.spans:
         out[first:last] = ring

@@ -15,7 +15,7 @@ from cryoloom.contract import Executor
 from cryoloom.em.images import ImageChunk, ImageSource
 from cryoloom.em.noise import NoiseModel
 from cryoloom.em.poses import Candidates
-from cryoloom.em.rings import ReferenceBank, image_batch, plan_rings, reference_bank, search_rings
+from cryoloom.em.rings import ImageBatch, ReferenceBank, image_batch, plan_rings, reference_bank, search_rings
 from cryoloom.fourier import good_size, irfftn
 from cryoloom.fourier.polar import PointSampler
 from cryoloom.fourier.slices import PaddedSpectrum, extract_points
@@ -93,7 +93,7 @@ def search_poses(
     candidates
         `top` per row, best first; `log_likelihood` is that with the scale solved out, `scale` the solved scale.
     """
-    searcher = _Searcher(source, noise, n_rings, torch.from_numpy(shifts_px).to(torch.float32), rotations, top)
+    searcher = RingSearcher(source, noise, n_rings, torch.from_numpy(shifts_px).to(torch.float32), rotations, top)
     banks = [searcher.bank([r] if isinstance(r, PaddedSpectrum) else list(r), dtype) for r in references]
     rows = np.sort(np.asarray(rows, np.int64))
     centre = np.zeros((len(source), 2)) if centre_px is None else centre_px
@@ -124,8 +124,8 @@ def search_poses(
     )
 
 
-class _Searcher:
-    """What the chunks of one search share: rings, sampler, mask, noise and directions."""
+class RingSearcher:
+    """What the chunks of one search share: rings, sampler, mask, noise and directions; also of `branch_and_bound`."""
 
     def __init__(
         self, source: ImageSource, noise: NoiseModel, n_rings: int, shifts_px: Tensor, rotations: Tensor, top: int
@@ -163,14 +163,18 @@ class _Searcher:
         images = torch.fft.fftshift(irfftn(small.reshape(n, b, b // 2 + 1), (b, b)), dim=(1, 2))
         return self.sampler(images * self.mask).reshape(n, self.plan.n_rings, -1)
 
+    def batch(self, chunk: ImageChunk, samples: Tensor, part: np.ndarray, centre_px: np.ndarray) -> ImageBatch:
+        """Some images of a chunk weighted by CTF and noise, about their centres `(n, 2)` yx pixels."""
+        x, y = self.plan.points.to(torch.float32).unbind(1)
+        ctf = torch.from_numpy(self.source.ctf_at(chunk.rows[part], x, y))
+        inverse_noise = self.inverse_noise[torch.from_numpy(chunk.group[part])]
+        return image_batch(self.plan, samples[part], ctf, inverse_noise, torch.from_numpy(centre_px))
+
     def best(
         self, chunk: ImageChunk, samples: Tensor, part: np.ndarray, centre_px: np.ndarray, bank: ReferenceBank
     ) -> tuple[np.ndarray, ...]:
         """Rotation, shift, scale, reference and gain of the best candidates of some images of a chunk."""
-        x, y = self.plan.points.to(torch.float32).unbind(1)
-        ctf = torch.from_numpy(self.source.ctf_at(chunk.rows[part], x, y))
-        inverse_noise = self.inverse_noise[torch.from_numpy(chunk.group[part])]
-        batch = image_batch(self.plan, samples[part], ctf, inverse_noise, torch.from_numpy(centre_px))
+        batch = self.batch(chunk, samples, part, centre_px)
         found = search_rings(batch, bank, self.plan, self.shifts_px, top=self.top)
         n_views = len(self.rotations)
         rotation = self.rotations[found.reference % n_views] @ rotation_about_z(found.psi.to(torch.float64))
