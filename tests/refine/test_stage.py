@@ -116,3 +116,18 @@ def test_a_reference_of_another_box_and_pixel_size_lands_on_the_field_of_the_ima
     ours = place_reference(data.volume, field, box, 30.0).numpy()
     theirs = place_reference(foreign, field, box, 30.0).numpy()
     assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.995
+
+
+@pytest.mark.slow
+def test_branch_and_bound_ends_at_the_same_poses(refined, tmp_path, half_column):
+    data, exhaustive = refined
+    result = run_stage(
+        "refine",
+        inputs={"particles": data.particles.replace(half=half_column(len(data.particles))), "reference": data.volume},
+        settings={"symmetry": data.symmetry, "search": "branch"},
+        out=tmp_path / "branch",
+    )
+    one, other = (torch.from_numpy(read_particles(r.outputs["particles"]).rotation) for r in (exhaustive, result))
+    error = torch.rad2deg(pose_distance(torch.from_numpy(data.truth.rotation), other, data.symmetry))
+    assert error.median() < 2.0 and (error < 10).double().mean() > 0.97
+    assert torch.rad2deg(pose_distance(one, other, data.symmetry)).median() < 0.5

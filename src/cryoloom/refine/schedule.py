@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cryoloom.contract import Executor
 from cryoloom.em.accumulate import accumulate
+from cryoloom.em.branch_and_bound import search_by_bound, search_tree
 from cryoloom.em.defocus import defocus_shows, fit_defocus
 from cryoloom.em.gauss_newton import PosePriors, refine_poses
 from cryoloom.em.groups import N_QUARTERS, quarter_of
@@ -55,6 +56,8 @@ class Plan:
         Most iterations, the last one included.
     global_passes
         Number of iterations with a global search, or None to decide by what still moves.
+    search
+        `exhaustive`, or `branch`: branch and bound on directions twice as fine.
     shift_range
         Largest shift of the first search.
     local
@@ -80,6 +83,7 @@ class Plan:
     initial_lowpass: float = 40.0
     max_iterations: int = 18
     global_passes: int | None = None
+    search: str = "exhaustive"
     shift_range: float = 20.0
     local: bool = False
     turn_sd: float = 0.0
@@ -373,6 +377,20 @@ def _global_candidates(
     step = float(np.clip((0.15 if first else 0.2) * resolution / source.pixel_size, 1.0, 4.0))
     reach = plan.shift_range / source.pixel_size if first else 2 * step
     n_side = (4, 4, 6)[min(state.n_global, 2)]
+    if plan.search == "branch":
+        found, _ = search_by_bound(
+            source,
+            references,
+            state.poses.half,
+            rows,
+            state.noise,
+            executor,
+            n_rings=n_rings,
+            grids=search_tree(2 * n_side, plan.symmetry, reach, step),
+            centre_px=state.poses.shift_px,
+            top=4,
+        )
+        return found
     return search_poses(
         source,
         references,

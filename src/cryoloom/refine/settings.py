@@ -15,6 +15,13 @@ class RefineSettings(Settings):
     global_passes: int | None = setting(
         None, "Iterations that search all poses; by default as many as still move particles.", ge=0, expert=True
     )
+    search: str = setting(
+        "exhaustive",
+        "How poses are searched: all of a grid (exhaustive), or a grid twice as fine of which a bound rules out most "
+        "(branch).",
+        pattern="^(exhaustive|branch)$",
+        expert=True,
+    )
     local: bool = setting(False, "Start from the poses of the particles and only refine around them.")
     local_angle_deg: float = setting(
         0.0, "With `local`: spread of poses about those given; 0 sets no limit.", unit="°", ge=0, expert=True

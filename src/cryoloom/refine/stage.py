@@ -86,6 +86,7 @@ def _plan(settings: RefineSettings, diameter: float) -> Plan:
         max_iterations=settings.max_iterations,
         global_passes=settings.global_passes,
         shift_range=settings.shift_range or max(8.0, 0.1 * diameter),
+        search=settings.search,
         local=settings.local,
         turn_sd=math.radians(settings.local_angle_deg),
         shift_sd=settings.local_shift,
