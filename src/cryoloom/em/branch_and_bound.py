@@ -24,7 +24,9 @@ of this image, as far as `C²` is constant along a ring as in the score itself. 
 it is the particle's, or if the image shows nothing, is lost with a probability of at most Q(z) per level above the
 finest; for the best of K poses that noise makes compete, K Q(z). Not proven: the bound for a pose that is best
 though it is not the particle's, in an image of something else than the reference; nor for a particle between the
-points of the finest grid, of which its neighbours on the grid see a little less than their cell's `f` says.
+points of the finest grid, of which its neighbours on the grid see a little less than their cell's `f` says. A noise
+spectrum that is too high (a first one, which counts the signal as noise) makes the bound loose and the search slow, one
+that is too low makes it miss more often than Q(z).
 
 **Search.** The best cell of a level is followed to the finest grid, which gives a score to beat. All cells of the level
 whose bound (1) lies above it are divided, and so on. On the finest grid all rings count, and nothing is estimated.
