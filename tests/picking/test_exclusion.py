@@ -87,3 +87,20 @@ def test_filled_regions_leave_no_halo():
     ring = torch.from_numpy((np.hypot(y - 100, x - 100) > 40) & (np.hypot(y - 100, x - 100) < 60))
     assert abs(float(flatten_background(fill_excluded(image, disc, 5.0), 30.0)[ring].mean())) < 0.1
     assert float(flatten_background(image, 30.0)[ring].mean()) < -0.3
+
+
+@pytest.mark.parametrize("n", [12, 40])
+def test_large_particles_far_apart_are_no_aggregates(n):
+    """Most of the micrograph is far from any of them, and each stands out as an aggregate of small ones would."""
+    rng = np.random.default_rng(n)
+    image = rng.standard_normal((360, 360)).astype(np.float32)
+    y, x = np.mgrid[:360, :360]
+    places = 30 + 300 * rng.random((4 * n, 2))
+    kept = [places[0]]
+    for place in places[1:]:
+        if len(kept) < n and min(np.hypot(*(place - other)) for other in kept) > 27:
+            kept.append(place)
+    for cy, cx in kept:
+        image += 3.0 * (np.hypot(y - cy, x - cx) < 10)
+    mask = exclusion_mask(torch.from_numpy(image), 10.0, least_diameter=200.0)
+    assert float(mask.float().mean()) == 0.0

@@ -24,6 +24,7 @@ _NEAR = 1.5  # diameters, how far from a place an object tells what is to be fou
 _FAR_MORE = 3.0  # heights of the typical object that are no particle, however small
 _MORE = 1.2  # heights of a single particle that are more than one particle
 _CORE_AREA, _LEAST_AREA = 1.5, 5.0  # discs of the diameter: with more than one particle, and within the outline
+_SINGLE_AREA = 1.6  # discs of the diameter: objects that are no larger at half of their height are single particles
 _HIDDEN = (2.0, 4.0)  # standard deviations, bounds of the height of particles that noise hides
 _GAP = 0.5  # of the diameter, half the width of gaps within a clump
 _LEVEL = 0.4  # of the typical height of a clump, at its outline
@@ -102,6 +103,8 @@ def clumped_regions(
     single = single_height(
         objects.place, objects.height, _seen(dense, rough, rim_px), _NEAR * diameter_px, objects.hidden
     )
+    if len(objects.place) and np.median(object_areas(objects, diameter_px)) < _SINGLE_AREA:
+        single = max(single, float(np.median(objects.height)))  # few, but as large as particles are
     core = thin & (score > _MORE * single)
     disc = np.pi * (0.5 * diameter_px) ** 2
     label, n = ndimage.label(ndimage.distance_transform_edt(~core) <= _GAP * diameter_px) if core.any() else (core, 0)
@@ -116,6 +119,19 @@ def clumped_regions(
     inside = thin & (distance < _SURROUNDINGS * diameter_px) & (score > level[clump])
     area = np.bincount(clump[inside | (dense & (distance < _SURROUNDINGS * diameter_px))], minlength=n + 1)
     return inside & (area > _LEAST_AREA * disc)[clump]
+
+
+def object_areas(objects: Objects, diameter_px: float) -> np.ndarray:
+    """Area of each object at half of its height, in discs of the particle's diameter, `(n,)`."""
+    reach = round(2 * diameter_px)
+    out = np.empty(len(objects.place))
+    for i, (place, height) in enumerate(zip(np.rint(objects.place).astype(int), objects.height, strict=True)):
+        y, x = np.maximum(place - reach, 0)
+        window = objects.score[y : place[0] + reach + 1, x : place[1] + reach + 1] > 0.5 * height
+        label, _ = ndimage.label(window)
+        own = label[place[0] - y, place[1] - x]
+        out[i] = (label == own).sum() if own else 0
+    return out / (np.pi * (0.5 * diameter_px) ** 2)
 
 
 def single_height(place: np.ndarray, height: np.ndarray, seen: np.ndarray, reach_px: float, hidden: float) -> float:

@@ -41,16 +41,17 @@ def exclusion_mask(image: Tensor, pixel_size: float, *, least_diameter: float = 
         since they may be particles, unless they are several times as dense. If it is 0, aggregates are not looked for.
     """
     plain = image.cpu().numpy().astype(np.float32)
-    dense = _close(dense_regions(plain, pixel_size), _GAP / pixel_size)
+    dense = _joined(dense_regions(plain, pixel_size), _GAP / pixel_size, np.pi * (least_diameter / pixel_size) ** 2)
     rough = rough_regions(plain, dense, pixel_size)
     mask = dense | rough
     if least_diameter > 0:
         diameter_px, rim_px = least_diameter / pixel_size, 1.5 * _SMOOTH / pixel_size
-        thin = ~_grow(mask, rim_px)
-        excess = plain - ice_level(_smooth(plain, pixel_size), thin)[0]
-        objects = find_objects(excess, dense, rough, diameter_px, rim_px)
         label, n = ndimage.label(mask)
         small = np.bincount(label.reshape(-1), minlength=n + 1) < np.pi * diameter_px**2
+        small[0] = True
+        thin = ~_grow(~small[label], rim_px)  # carbon would bend the surface of the ice
+        excess = plain - ice_level(_smooth(plain, pixel_size), thin)[0]
+        objects = find_objects(excess, dense, rough, diameter_px, rim_px)
         if objects is not None:
             small &= ~far_too_dense(objects, label, n)
         small[0] = True
@@ -222,6 +223,17 @@ def _smooth(image: np.ndarray, pixel_size: float) -> np.ndarray:
 
 def _grow(mask: np.ndarray, radius_px: float) -> np.ndarray:
     return ndimage.distance_transform_edt(~mask) <= radius_px if mask.any() else mask
+
+
+def _joined(dense: np.ndarray, radius_px: float, least_area: float) -> np.ndarray:
+    """Dense regions with their gaps filled where one of `least_area` takes part: crowded particles stay apart."""
+    label, n = ndimage.label(_close(dense, radius_px))
+    pieces, n_pieces = ndimage.label(dense)
+    area = np.bincount(pieces.reshape(-1), minlength=n_pieces + 1)
+    area[0] = 0
+    largest = np.asarray(ndimage.maximum(area[pieces], label, np.arange(n + 1)))
+    largest[0] = -1
+    return np.asarray(dense | (largest >= least_area)[label])
 
 
 def _close(mask: np.ndarray, radius_px: float) -> np.ndarray:
