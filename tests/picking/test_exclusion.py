@@ -89,18 +89,10 @@ def test_filled_regions_leave_no_halo():
     assert float(flatten_background(image, 30.0)[ring].mean()) < -0.3
 
 
-@pytest.mark.parametrize("n", [12, 40])
-def test_large_particles_far_apart_are_no_aggregates(n):
+def test_large_particles_far_apart_are_no_aggregates(tmp_path):
     """Most of the micrograph is far from any of them, and each stands out as an aggregate of small ones would."""
-    rng = np.random.default_rng(n)
-    image = rng.standard_normal((360, 360)).astype(np.float32)
-    y, x = np.mgrid[:360, :360]
-    places = 30 + 300 * rng.random((4 * n, 2))
-    kept = [places[0]]
-    for place in places[1:]:
-        if len(kept) < n and min(np.hypot(*(place - other)) for other in kept) > 27:
-            kept.append(place)
-    for cy, cx in kept:
-        image += 3.0 * (np.hypot(y - cy, x - cx) < 10)
-    mask = exclusion_mask(torch.from_numpy(image), 10.0, least_diameter=200.0)
+    _, (truth,) = picking_bed.simulated_set(tmp_path, 2500, (1, 1.1, 1.2), 34, 0.05, seed=11, n_micrographs=1)
+    diameter = 0.8 * truth.diameter
+    reduced = reduce_micrograph(torch.from_numpy(truth.image), 1.5, diameter / 16, dark=True)
+    mask = exclusion_mask(reduced.image, reduced.mean_pixel_size, least_diameter=diameter)
     assert float(mask.float().mean()) == 0.0
