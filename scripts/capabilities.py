@@ -51,7 +51,9 @@ def main() -> int:
     recorded = json.loads(RECORD.read_text(encoding="utf-8"))["rows"] if RECORD.exists() else {}
     results = {row: dict(entry.get("results", {})) for row, entry in recorded.items()}
     for line in lines:
-        results.setdefault(line.pop("row"), {})[line.pop("test")] = line
+        of_row, test = results.setdefault(line.pop("row"), {}), line.pop("test")
+        if line["status"] != "skip" or test not in of_row:  # what cannot run here leaves what was measured elsewhere
+            of_row[test] = line
     rows = {row["id"]: entry_of(marked.get(row["id"], []), results.get(row["id"], {})) for row in table}
     RECORD.write_text(json.dumps({"rows": rows}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     PAGE.write_text(page(table, rows), encoding="utf-8")
