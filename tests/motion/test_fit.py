@@ -152,3 +152,20 @@ def test_very_short_movies_are_aligned(n):
 def test_rigid_field_starts_at_zero():
     field = rigid_field(np.array([[1.0, 2.0], [3.0, 5.0]]), (10, 10))
     np.testing.assert_array_equal(field.trajectory_px, [[0, 0], [2, 3]])
+
+
+def test_sums_over_the_coefficients_of_fading_tiles_scatter_as_much_as_they_are_said_to():
+    """Slopes of pure noise along both axes: their variance over that of independent coefficients."""
+    generator = torch.Generator().manual_seed(3)
+    found, said = [], 0.0
+    for _ in range(50):
+        frames = torch.randn(12, 112, 120, generator=generator)
+        spectra = cut_tiles(frames, np.zeros((12, 2)), (50, 55), 0.02, 0.45)
+        weight = spectra.multiplicity / spectra.multiplicity.sum()
+        total = np.sum([gradient(spectra, t, np.zeros((12, 2)), weight)[0] for t in spectra.dft], axis=0)
+        k2 = 0.5 * (weight**2 * (spectra.ky_per_px[:, None] ** 2 + spectra.kx_per_px**2)).sum()
+        independent = spectra.n_tiles * (12 - 1) * 0.5 * (4 * np.pi) ** 2 * float(k2)
+        found.append((total**2).mean() / independent)
+        said = spectra.alike
+    assert said > 1.1
+    assert np.mean(found) == pytest.approx(said, rel=0.1)

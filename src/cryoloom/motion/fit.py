@@ -3,6 +3,11 @@
 Each step measures the slope of the likelihood at the present field, and the signal in each shell and tile, and solves
 for all modes and frames at once. While the field is still wrong the high frequencies of the sum cancel, so their
 measured signal, and with it their weight, is small: the fit goes from coarse to fine by itself.
+
+Two things would make the fit more certain than it may be, and are taken off. Coefficients of tiles that fade and
+overlap are not independent, so likelihood, slope and information are divided by what that adds to the variance of their
+sums (`TileSpectra.alike`). And at the field that was fitted aligned noise adds to the signal of each shell: by
+`tr(I_s C) / w` on both axes together, `I_s` the shell's information and `C` the covariance of one axis.
 """
 
 from dataclasses import dataclass
@@ -90,6 +95,7 @@ def fit_field(
     shell_k2 = spectra.shell_sums(0.5 * (spectra.ky_per_px[:, None] ** 2 + spectra.kx_per_px**2))
     effective = np.full(spectra.n_shells, float(n_frames))
     covariance = np.zeros((n_modes * n_frames,) * 2)
+    fitted_noise = np.zeros((n_tiles, spectra.n_shells))
     steps: list[float] = []
     for iteration in range(max_iterations):
         residual = np.einsum("jm,mtc->jtc", values, modes) - spectra.offset_px
@@ -113,10 +119,11 @@ def fit_field(
             h = information(curve, scale[j] * ssnr * effective / n_frames, shell_k2)
             system += h * np.outer(values[j], values[j])
             score += values[j][:, None, None] * slope
-        full = np.kron(system, laplacian)
+        excess -= fitted_noise
+        full = np.kron(system, laplacian) / spectra.alike
         flat = modes.reshape(n_modes * n_frames, 2)
         proposed, covariance, variance = solve_motion(
-            prior, full, score.reshape(-1, 2) + full @ flat, variance, n_updates=4 if regularised else 0
+            prior, full, score.reshape(-1, 2) / spectra.alike + full @ flat, variance, n_updates=4 if regularised else 0
         )
         moved = np.einsum("jm,mtc->jtc", values, proposed - modes)
         moved -= moved.mean(1, keepdims=True)
@@ -127,9 +134,29 @@ def fit_field(
         n_pairs = np.maximum(n_pairs, 0.02 * n_frames * (n_frames - 1))
         ssnr = measure_ssnr(spectra, excess.sum(0), n_pairs)
         scale = _tile_scales(excess, likelihood_weight(ssnr, effective), ssnr * n_pairs * counts, counts, n_frames)
+        fitted_noise = _fitted_noise(values, scale, ssnr, shell_k2, laplacian, covariance)
         if steps[-1] < tolerance_px and iteration >= 2:
             break
     return FieldFit(MotionField(modes, shape, degree, covariance), ssnr, scale, steps, variance)
+
+
+def _fitted_noise(
+    values: np.ndarray,
+    scale: np.ndarray,
+    ssnr: np.ndarray,
+    shell_k2: np.ndarray,
+    laplacian: np.ndarray,
+    covariance: np.ndarray,
+) -> np.ndarray:
+    """What the noise adds to the excess power of the aligned sums because the field was fitted to it, `(j, n_shells)`.
+
+    `tr(I_s C) / w` with the information `I_s = 2 w p Σ (2πk)² (v vᵀ) ⊗ laplacian` of a shell of a tile.
+    """
+    n_modes, n_frames = values.shape[1], len(laplacian)
+    blocks = covariance.reshape(n_modes, n_frames, n_modes, n_frames)
+    spread = np.einsum("atbu,tu->ab", blocks, laplacian, optimize=True)
+    of_tile = scale * np.einsum("ja,ab,jb->j", values, spread, values, optimize=True)
+    return np.asarray(np.outer(of_tile, 2 * (2 * np.pi) ** 2 * ssnr * shell_k2))
 
 
 def _tile_scales(

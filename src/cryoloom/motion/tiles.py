@@ -46,6 +46,9 @@ class TileSpectra:
         Power by which each shell was divided, `(n_shells,)` float64.
     power
         `Σ_t |F_t|²` in each shell of each tile, with multiplicities, `(j, n_shells)` float64.
+    alike
+        By how much the fading of the tiles and their overlap raise the variance of sums over coefficients above that of
+        independent ones, at least 1.
     pattern
         `κ` of `static.py`: share of the detector's fixed pattern that was taken out of each frame; 0 for none.
     """
@@ -61,6 +64,7 @@ class TileSpectra:
     multiplicity: Tensor
     noise_power: np.ndarray
     power: np.ndarray
+    alike: float
     pattern: float = 0.0
 
     @property
@@ -177,6 +181,7 @@ def cut_tiles(
         multiplicity=used.to(torch.float32).to(device),
         noise_power=np.ones(n_shells),
         power=np.zeros((len(origins), n_shells)),
+        alike=_alike(origin_y, tile_h) * _alike(origin_x, tile_w),
     )
     return _whiten(spectra)
 
@@ -254,6 +259,19 @@ def _cut_kernel(frames, start, window, out):
             source, factor, target = frames[t, y + i, x : x + w], window[i], out[t, i]
             for j in range(w):
                 target[j] = (source[j] - mean) * factor[j]
+
+
+def _alike(origins: np.ndarray, size: int) -> float:
+    """Variance of a sum over the coefficients of all tiles along one axis, over that of independent coefficients.
+
+    A sum over coefficients is a sum over pixels with the squared window as weight: `N Σ u² / (n (Σ w²)²)`, `u` the sum
+    of the squared windows of the `n` tiles of `N` pixels.
+    """
+    squared = _taper(size).numpy() ** 2
+    weight = np.zeros(int(origins[-1]) + size)
+    for origin in origins:
+        weight[origin : origin + size] += squared
+    return float(size * (weight**2).sum() / (len(origins) * squared.sum() ** 2))
 
 
 def _taper(n: int) -> Tensor:
