@@ -6,7 +6,8 @@ import numpy as np
 from torch import Tensor
 
 from cryoloom.class3d.common import CommonMap
-from cryoloom.class3d.mixture import SMALL, Mixture, class_candidates
+from cryoloom.class3d.fold_maps import SMALL, class_candidates
+from cryoloom.class3d.mixture import Mixture
 from cryoloom.contract import Executor
 from cryoloom.em.accumulate import accumulate
 from cryoloom.em.gauss_newton import PosePriors, refine_poses
@@ -74,7 +75,7 @@ def realign_within_classes(
     """Poses fitted to the map of each particle's most likely class in its own half; a new table."""
     rows = np.arange(len(source))
     n_classes = mixture.share.shape[1]
-    candidates, member = class_candidates(mixture, poses, rows)
+    candidates, member = class_candidates(mixture.share, poses, rows)
     target = (poses.half[candidates.row] - 1) * n_classes + member
     sums = accumulate(source, candidates, target, 2 * n_classes, common.noise, executor, radius=radius)
     solved = [prepare_sums(s, symmetry, executor) for s in sums]

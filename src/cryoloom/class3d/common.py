@@ -15,6 +15,7 @@ from cryoloom.em.images import ImageSource
 from cryoloom.em.noise import NoiseModel, estimate_image_power, estimate_noise
 from cryoloom.em.poses import PoseTable
 from cryoloom.em.solve import prepare_sums, solve, ssnr_of
+from cryoloom.fourier import fourier_crop
 from cryoloom.maps.mask import soft_mask_from_map
 
 MARGIN = 10.0
@@ -31,6 +32,8 @@ class CommonMap:
         Over the field of the images.
     mask
         Where states may differ, over the same field.
+    support
+        Where there is anything but solvent, over the same field.
     noise
         Noise from the residuals.
     radius
@@ -39,6 +42,7 @@ class CommonMap:
 
     volume: Tensor
     mask: Tensor
+    support: Tensor
     noise: NoiseModel
     radius: int
 
@@ -76,7 +80,13 @@ def common_map(
         radius=reached,
     )  # fmt: skip
     mask = found if focus is None else place_mask(focus, box, pixel_size)
-    return CommonMap(volume * found if focus is None else volume * torch.maximum(found, mask), mask, noise, reached)
+    support = torch.maximum(found, mask)
+    return CommonMap(volume * support, mask, support, noise, reached)
+
+
+def mask_in_box(mask: Tensor, box: int) -> Tensor:
+    """The mask over the same field in a smaller box."""
+    return mask if mask.shape[0] == box else fourier_crop(mask, (box,) * 3).clamp(0.0, 1.0)
 
 
 def place_mask(mask: VolumeMap, box: int, pixel_size: float) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from cryoloom.class3d.common import CommonMap
-from cryoloom.class3d.latent import coordinates, evidence_of, scaled_likelihood, sort_by_coordinates
+from cryoloom.class3d.latent import class_products, coordinates, evidence_of, scaled_likelihood, sort_by_coordinates
 from cryoloom.class3d.subspace import find_subspace
 from cryoloom.contract import Executor
 from cryoloom.em.halves import prepare_references
@@ -50,7 +50,8 @@ def evidence_elsewhere(
             source, [spectra], np.zeros(len(other), np.int64), other, poses.rotation[other], poses.shift_px[other],
             common.noise, executor, radius=radius,
         )  # fmt: skip
-        alone = scaled_likelihood(cross[:, :1], gram[:, 0, :1], SCALE_SD).log_likelihood[:, 0]
+        one = class_products(cross[:, :1], gram[:, :1, :1], np.zeros((1, 0)), found.gain)
+        alone = scaled_likelihood(*one, SCALE_SD).log_likelihood[:, 0]
         gains.append(evidence_of(cross, gram, found, SCALE_SD) - alone)
     gain = np.concatenate(gains)
     return float(gain.mean()), float(gain.std() / np.sqrt(len(gain)))

@@ -57,14 +57,6 @@ def coordinates(cross: np.ndarray, gram: np.ndarray, scale: np.ndarray) -> tuple
     return np.einsum("nij,nj->ni", covariance, s * cross[:, 1:] - s**2 * gram[:, 1:, 0]), covariance
 
 
-def learnt_scale_spread(found: ScaledLikelihood, share: np.ndarray, before: float) -> float:
-    """Spread of the grey scale about 1 that the posteriors show; 0 stays 0."""
-    if before <= 0:
-        return before
-    square = (share * (found.scale_square - 2 * found.scale + 1.0)).sum(1)
-    return float(np.clip(np.sqrt(square.mean()), 0.02, 0.5))
-
-
 @dataclass(frozen=True)
 class LatentClasses:
     """A mixture of points in the subspace.
@@ -73,6 +65,8 @@ class LatentClasses:
     ----------
     means
         Coordinates, `(K, q)`.
+    gain
+        Factor of the common map `U_0` that fits these particles best; one for all classes.
     population
         `(K,)`.
     share
@@ -84,6 +78,7 @@ class LatentClasses:
     """
 
     means: np.ndarray
+    gain: float
     population: np.ndarray
     share: np.ndarray
     evidence: float
@@ -121,7 +116,7 @@ def sort_by_coordinates(
         if best is None or found.evidence > best.evidence:
             best = found
     assert best is not None
-    return climb(cross, gram, best.means, scale_sd, (1.0,) * 20, best.population)
+    return climb(cross, gram, best.means, scale_sd, (1.0,) * 20, best.population, best.gain)
 
 
 def _spread_out(coordinates: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
@@ -142,28 +137,55 @@ def climb(
     scale_sd: float,
     temperatures: tuple[float, ...],
     population: np.ndarray | None = None,
+    gain: float = 1.0,
+    expected: np.ndarray | None = None,
 ) -> LatentClasses:
-    """EM from given means, one step per temperature; ends early when the evidence stands still."""
+    """EM from given means, one step per temperature; ends early when the evidence stands still.
+
+    Means have a Gaussian prior of variance 1 about `expected`, `(K, q)`; None: about the common map.
+    The common map is fitted too, by one factor: a common map that is too strong or too weak as a whole would be mended
+    with what tells the classes apart, and the class with most mass would gain or lose members.
+    """
     n_classes, q = means.shape
     population = np.full(n_classes, 1.0 / n_classes) if population is None else population
+    centre = np.zeros_like(means) if expected is None else expected
     evidence, share, found = -np.inf, np.zeros((len(cross), n_classes)), None
     for temperature in temperatures:
-        point = np.concatenate([np.ones((n_classes, 1)), means], axis=1)
-        product = np.einsum("nij,kj->nki", gram, point)
-        found = scaled_likelihood(cross @ point.T, np.einsum("nki,ki->nk", product, point), scale_sd)
+        found = scaled_likelihood(*class_products(cross, gram, means, gain), scale_sd)
         share, now = memberships(found.log_likelihood / temperature, population)
         population = np.maximum(share.mean(0), 0.5 / len(cross))
         population /= population.sum()
         first, second = share * found.scale, share * found.scale_square
-        matrix = np.einsum("nk,nij->kij", second, gram[:, 1:, 1:]) + np.eye(q)
-        right = np.einsum("nk,ni->ki", first, cross[:, 1:]) - np.einsum("nk,ni->ki", second, gram[:, 1:, 0])
-        means = np.linalg.solve(matrix, right[..., None])[..., 0]
+        weighted = np.einsum("nk,nij->kij", second, gram)
+        right = np.einsum("nk,ni->ki", first, cross)
+        left = right[:, 0].sum() - np.einsum("ki,ki->", weighted[:, 0, 1:], means)
+        gain = float(np.clip(left / weighted[:, 0, 0].sum(), 0.5, 2.0))
+        own = right[:, 1:] - gain * weighted[:, 1:, 0]
+        means = np.linalg.solve(weighted[:, 1:, 1:] + np.eye(q), (own + centre)[..., None])[..., 0]
         if temperature == 1.0 and now - evidence < 1e-5:
             evidence = now
             break
         evidence = now if temperature == 1.0 else -np.inf
     assert found is not None
-    return LatentClasses(means, population, share, evidence, found)
+    return LatentClasses(means, gain, population, share, evidence, found)
+
+
+def class_products(
+    cross: np.ndarray, gram: np.ndarray, means: np.ndarray, gain: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cross terms with the class maps and their norms, `(n, K)`, from products with the common map and directions."""
+    point = np.concatenate([np.full((len(means), 1), gain), means], axis=1)
+    return cross @ point.T, np.einsum("nij,ki,kj->nk", gram, point, point)
+
+
+def scale_spread(cross: np.ndarray, norm: np.ndarray, share: np.ndarray) -> float:
+    """Standard deviation of the grey scale about 1 that cross terms and norms `(n, K)` show beyond their noise.
+
+    At scale s a cross term has mean s ν and variance ν, so `Σ ((b - ν)² - ν) / Σ ν²` is the variance of s: unlike the
+    step of an expectation maximisation, it does not remember where it began. Between 0 and 0.5.
+    """
+    beyond = (share * ((cross - norm) ** 2 - norm)).sum() / (share * norm**2).sum()
+    return float(np.sqrt(np.clip(beyond, 0.0, 0.25)))
 
 
 def in_order_of(found: LatentClasses, share: np.ndarray) -> LatentClasses:
@@ -172,6 +194,7 @@ def in_order_of(found: LatentClasses, share: np.ndarray) -> LatentClasses:
     f = found.likelihood
     return LatentClasses(
         found.means[order],
+        found.gain,
         found.population[order],
         found.share[:, order],
         found.evidence,
@@ -181,8 +204,7 @@ def in_order_of(found: LatentClasses, share: np.ndarray) -> LatentClasses:
 
 def evidence_of(cross: np.ndarray, gram: np.ndarray, found: LatentClasses, scale_sd: float) -> np.ndarray:
     """Log-evidence `(n,)` of other particles under a mixture that was fitted elsewhere."""
-    point = np.concatenate([np.ones((len(found.means), 1)), found.means], axis=1)
-    norm = np.einsum("nij,ki,kj->nk", gram, point, point)
-    joint = scaled_likelihood(cross @ point.T, norm, scale_sd).log_likelihood + np.log(found.population)
+    likelihood = scaled_likelihood(*class_products(cross, gram, found.means, found.gain), scale_sd)
+    joint = likelihood.log_likelihood + np.log(found.population)
     top = joint.max(1)
     return top + np.log(np.exp(joint - top[:, None]).sum(1))

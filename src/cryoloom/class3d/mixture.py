@@ -10,23 +10,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from torch import Tensor
 
-from cryoloom.class3d.differences import DifferencePrior, difference_sums, learn_prior, minus, total_of
-from cryoloom.class3d.latent import climb, coordinates, in_order_of, learnt_scale_spread, sort_by_coordinates
+from cryoloom.class3d.common import CommonMap
+from cryoloom.class3d.differences import DifferencePrior, minus
+from cryoloom.class3d.fold_maps import ClassBasis, add_folds, class_sums, products_with
+from cryoloom.class3d.latent import (
+    class_products,
+    climb,
+    coordinates,
+    in_order_of,
+    scale_spread,
+    sort_by_coordinates,
+)
 from cryoloom.contract import Executor
-from cryoloom.em.accumulate import accumulate
 from cryoloom.em.groups import N_QUARTERS, quarter_of
-from cryoloom.em.halves import prepare_references
 from cryoloom.em.images import ImageSource
-from cryoloom.em.noise import NoiseModel
-from cryoloom.em.poses import Candidates, PoseTable, single_candidates
-from cryoloom.em.products import slice_products
-from cryoloom.em.solve import SolvableSums, box_for_radius, prepare_sums, solve
-from cryoloom.fourier import fourier_crop
-
-SMALL = 1e-3
-"""Memberships below this are not inserted."""
+from cryoloom.em.poses import PoseTable
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,8 @@ class Mixture:
         Mean log-evidence per particle.
     prior
         What the halves agree on, from the last step.
-    means
-        Classes in the span of the differences of the last step, `(K, K)`.
+    means, gain
+        Classes in the span of the differences of the last step, `(K, K)`, and the factor of the common map.
     """
 
     share: np.ndarray
@@ -58,6 +57,7 @@ class Mixture:
     evidence: float
     prior: DifferencePrior | None = None
     means: np.ndarray | None = None
+    gain: float = 1.0
 
 
 def begin_mixture(share: np.ndarray, scale_sd: float = 0.1) -> Mixture:
@@ -70,8 +70,7 @@ def mixture_step(
     mixture: Mixture,
     poses: PoseTable,
     rows: np.ndarray,
-    mask: Tensor,
-    noise: NoiseModel,
+    common: CommonMap,
     executor: Executor,
     *,
     radius: int,
@@ -83,42 +82,31 @@ def mixture_step(
 
     Parameters
     ----------
-    mask
-        Where classes may differ, over the field of the images.
+    common
+        Noise, where classes may differ, and where there is anything at all.
     radius
         Last shell that counts.
     rng, n_starts
         Random starts in the span of the differences; see `judge`.
     """
-    fold = quarter_of(poses.half[rows])
-    sums = class_sums(source, mixture, poses, rows, fold, noise, executor, radius=radius, symmetry=symmetry)
-    n_classes = mixture.share.shape[1]
-    box = box_for_radius(radius, source.box)
-    window = mask if mask.shape[0] == box else fourier_crop(mask, (box,) * 3).clamp(0.0, 1.0)
-    halves = ([a.plus(b) for a, b in zip(sums[0], sums[1], strict=True)],
-              [a.plus(b) for a, b in zip(sums[2], sums[3], strict=True)])  # fmt: skip
-    blur = max(10.0, 1.5 * source.field / radius)
-    prior = learn_prior(halves, mixture.population, box, source.field, window, blur, executor)
-    of_class = [a.plus(b) for a, b in zip(*halves, strict=True)]
+    fold, n_classes = quarter_of(poses.half)[rows], mixture.share.shape[1]
+    sums = class_sums(
+        source, mixture.share, poses, rows, fold, common.noise, executor, radius=radius, symmetry=symmetry
+    )
+    halves = (add_folds(sums[0], sums[1]), add_folds(sums[2], sums[3]))
+    basis = ClassBasis(source.box, source.field, radius, common, executor)
+    prior = basis.prior(halves, mixture.population)
+    of_class = add_folds(*halves)
     del halves
-    total = total_of(of_class)
-    cross, gram = [], []
-    for f in range(N_QUARTERS):
-        rest = minus(total, total_of(sums[f]))
-        volumes = [solve(rest, box, prior.mean_ssnr)]
-        for c in range(n_classes):
-            own = difference_sums(minus(of_class[c], sums[f][c]), rest)
-            volumes.append(solve(own, box, prior.ssnr[c]) * prior.place)
-        mine = fold == f
-        spectra = prepare_references(volumes, executor, radius)
-        found = slice_products(
-            source, [spectra], np.zeros(int(mine.sum()), np.int64), rows[mine], poses.rotation[rows[mine]],
-            poses.shift_px[rows[mine]], noise, executor, radius=radius,
+    cross = np.empty((len(rows), n_classes + 1))
+    gram = np.empty((len(rows), n_classes + 1, n_classes + 1))
+    for f in np.unique(fold):
+        spectra = basis.spectra([minus(all_, mine) for all_, mine in zip(of_class, sums[f], strict=True)], prior)
+        here = fold == f
+        cross[here], gram[here] = products_with(
+            source, spectra, poses, rows[here], common.noise, executor, radius=radius
         )  # fmt: skip
-        cross.append(found[0])
-        gram.append(found[1])
-    order = np.argsort(np.concatenate([np.flatnonzero(fold == f) for f in range(N_QUARTERS)]))
-    return judge(mixture, np.concatenate(cross)[order], np.concatenate(gram)[order], prior, rng, n_starts)
+    return judge(mixture, cross, gram, prior, rng, n_starts)
 
 
 def judge(
@@ -136,54 +124,23 @@ def judge(
     of the span too, and goes on with the best evidence: at a finer resolution a wrong sorting gives way to a right one.
     """
     n_classes = cross.shape[1] - 1
-    found = climb(cross, gram, np.eye(n_classes), mixture.scale_sd, (1.0,) * 15, mixture.population)
+    own = np.eye(n_classes)
+    found = climb(cross, gram, own, mixture.scale_sd, (1.0,) * 15, mixture.population, expected=own)
     if rng is not None and n_classes > 1:
         z, _ = coordinates(cross, gram, np.ones(len(cross)))
-        other = sort_by_coordinates(
-            cross, gram, z, n_classes, rng, n_starts=n_starts, scale_sd=max(mixture.scale_sd, 0.02)
-        )
+        other = sort_by_coordinates(cross, gram, z, n_classes, rng, n_starts=n_starts, scale_sd=mixture.scale_sd)
         if other.evidence > found.evidence:
             found = in_order_of(other, mixture.share)
     return Mixture(
         share=found.share,
         population=found.population,
-        scale_sd=learnt_scale_spread(found.likelihood, found.share, mixture.scale_sd),
+        scale_sd=scale_spread(*class_products(cross, gram, found.means, found.gain), found.share),
         log_likelihood=found.likelihood.log_likelihood,
         evidence=found.evidence,
         prior=prior,
         means=found.means,
+        gain=found.gain,
     )
-
-
-def class_sums(
-    source: ImageSource,
-    mixture: Mixture,
-    poses: PoseTable,
-    rows: np.ndarray,
-    fold: np.ndarray,
-    noise: NoiseModel,
-    executor: Executor,
-    *,
-    radius: int,
-    symmetry: str = "C1",
-) -> list[list[SolvableSums]]:
-    """Complete sums `[fold][class]` of particles at their poses, weighted by their memberships."""
-    n_folds, n_classes = int(fold.max()) + 1, mixture.share.shape[1]
-    candidates, member = class_candidates(mixture, poses, rows)
-    target = fold[np.searchsorted(rows, candidates.row)] * n_classes + member
-    raw = accumulate(source, candidates, target, n_folds * n_classes, noise, executor, radius=radius)
-    return [
-        [prepare_sums(raw[f * n_classes + c], symmetry, executor) for c in range(n_classes)] for f in range(n_folds)
-    ]
-
-
-def class_candidates(mixture: Mixture, poses: PoseTable, rows: np.ndarray) -> tuple[Candidates, np.ndarray]:
-    """Every particle in every class that it may belong to, and the class of each candidate."""
-    which, member = np.nonzero(mixture.share >= SMALL)
-    row = rows[which]
-    # The grey scale stays out of the sums: fitted to an image's own noise, it would make the map grow.
-    candidates = single_candidates(row, poses.rotation[row], poses.shift_px[row], reference=member)
-    return replace(candidates, posterior=mixture.share[which, member]), member
 
 
 def refine_mixture(
@@ -191,8 +148,7 @@ def refine_mixture(
     share: np.ndarray,
     poses: PoseTable,
     rows: np.ndarray,
-    mask: Tensor,
-    noise: NoiseModel,
+    common: CommonMap,
     executor: Executor,
     *,
     radii: list[int],
@@ -226,7 +182,7 @@ def refine_mixture(
             before = mixture.share.argmax(1)
             fresh = None if seed is None or (last and step) else np.random.default_rng([seed, radius, step])
             mixture = mixture_step(
-                source, mixture, poses, rows, mask, noise, executor,
+                source, mixture, poses, rows, common, executor,
                 radius=radius, symmetry=symmetry, rng=fresh, n_starts=n_starts,
             )  # fmt: skip
             changed = float(np.mean(before != mixture.share.argmax(1)))
@@ -242,6 +198,48 @@ def refine_mixture(
         if keep is not None and left:
             keep(mixture.share, left)
     return mixture
+
+
+def judge_apart(
+    source: ImageSource,
+    mixture: Mixture,
+    poses: PoseTable,
+    rows: np.ndarray,
+    common: CommonMap,
+    executor: Executor,
+    *,
+    radius: int,
+    symmetry: str = "C1",
+) -> Mixture:
+    """Memberships of each quarter under classes that the other three have sorted once more without it.
+
+    In the steps before, a particle was judged by maps of others, but it had had its say in how those others were
+    sorted: what it was drawn to comes back to it, and memberships claim too much. Here the others are sorted afresh
+    among themselves, one step. What is left of the particle's own voice is in the sorting that this one began with,
+    and in what all particles share: the means in the span of the differences and the populations.
+    """
+    fold, n_classes = quarter_of(poses.half)[rows], mixture.share.shape[1]
+    cross = np.empty((len(rows), n_classes + 1))
+    gram = np.empty((len(rows), n_classes + 1, n_classes + 1))
+    basis = ClassBasis(source.box, source.field, radius, common, executor)
+    for f in range(N_QUARTERS):
+        others = rows[fold != f]
+        apart = mixture_step(
+            source, replace(mixture, share=mixture.share[fold != f]), poses, others, common, executor,
+            radius=radius, symmetry=symmetry,
+        )  # fmt: skip
+        sums = class_sums(
+            source, apart.share, poses, others, fold[fold != f], common.noise, executor,
+            radius=radius, symmetry=symmetry,
+        )  # fmt: skip
+        assert apart.prior is not None
+        of_class = add_folds(add_folds(sums[0], sums[1]), add_folds(sums[2], sums[3]))
+        del sums
+        spectra, here = basis.spectra(of_class, apart.prior), fold == f
+        cross[here], gram[here] = products_with(
+            source, spectra, poses, rows[here], common.noise, executor, radius=radius
+        )  # fmt: skip
+    return judge(mixture, cross, gram, mixture.prior)
 
 
 def _shown_to(prior: DifferencePrior) -> int:

@@ -11,7 +11,7 @@ from cryoloom.class3d.class_maps import ClassMap, realign_within_classes, solve_
 from cryoloom.class3d.common import CommonMap, common_map
 from cryoloom.class3d.generality import evidence_elsewhere
 from cryoloom.class3d.latent import coordinates, sort_by_coordinates
-from cryoloom.class3d.mixture import Mixture, begin_mixture, refine_mixture
+from cryoloom.class3d.mixture import Mixture, begin_mixture, judge_apart, refine_mixture
 from cryoloom.class3d.populations import Populations, measure_populations
 from cryoloom.class3d.progress import Progress, load_progress, save_progress
 from cryoloom.class3d.references import share_of_references
@@ -76,8 +76,13 @@ def sort_particles(
             source, mixture, poses, common, run.executor, radius=radius, diameter=diameter, symmetry=settings.symmetry
         )
         mixture = refine_mixture(
-            source, mixture.share, poses, np.arange(len(source)), common.mask, common.noise, run.executor,
+            source, mixture.share, poses, np.arange(len(source)), common, run.executor,
             radii=[radius], n_steps=2, symmetry=settings.symmetry, log=run.log,
+        )  # fmt: skip
+    if n_classes > 1:
+        mixture = judge_apart(
+            source, mixture, poses, np.arange(len(source)), common, run.executor,
+            radius=_radii(field, common.radius, diameter)[-1], symmetry=settings.symmetry,
         )  # fmt: skip
     return _results(particles, half, source, poses, mixture, common, gain, len(references) > 1, settings, run)
 
@@ -172,7 +177,7 @@ def _sorted(
         run.log("memberships at hand")
     assert kept.share is not None
     mixture = refine_mixture(
-        source, kept.share, poses, rows, common.mask, common.noise, executor,
+        source, kept.share, poses, rows, common, executor,
         radii=list(kept.radii) or radii[1:] or radii, n_steps=settings.max_steps, symmetry=settings.symmetry,
         seed=None if given else int(run.generator("again").initial_seed()) % 2**32, n_starts=settings.starts,
         log=run.log, keep=lambda share, left: save_progress(path, Progress(poses, share, tuple(left), kept.gain)),

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cryoloom.class3d.common import mask_in_box
 from cryoloom.class3d.latent import coordinates
 from cryoloom.contract import Executor
 from cryoloom.em.channels import accumulate_channels, solve_channels
@@ -23,7 +24,6 @@ from cryoloom.em.noise import NoiseModel
 from cryoloom.em.poses import PoseTable
 from cryoloom.em.products import slice_products
 from cryoloom.em.solve import box_for_radius
-from cryoloom.fourier import fourier_crop
 from cryoloom.maps.filter import lowpass
 from cryoloom.maps.fsc import fourier_shell_correlation
 
@@ -88,7 +88,7 @@ def find_subspace(
     zeros, q = np.zeros(len(rows), np.int64), n_directions
     for radius in radii:
         box = box_for_radius(radius + 1, source.box)
-        inside = _resize_mask(mask, box)
+        inside = mask_in_box(mask, box)
         energy = np.zeros(q)
         for _ in range(n_steps):
             spectra = prepare_references(volumes, executor, radius)
@@ -138,14 +138,10 @@ def inverse_ssnr(fsc: np.ndarray, radius: int) -> np.ndarray:
 def _random_directions(mean: Tensor, mask: Tensor, n: int, field: float, generator: torch.Generator) -> list[Tensor]:
     """Density times smooth random fields inside the mask: parts that come and go change the map where it is dense."""
     box = mean.shape[0]
-    inside = _resize_mask(mask, box)
+    inside = mask_in_box(mask, box)
     out = []
     for _ in range(n):
         noise = torch.randn(box, box, box, generator=generator)
         smooth = lowpass(noise, field / box, max(60.0, 4 * field / box))
         out.append(0.3 * mean * inside * smooth / smooth.std())
     return out
-
-
-def _resize_mask(mask: Tensor, box: int) -> Tensor:
-    return mask if mask.shape[0] == box else fourier_crop(mask, (box,) * 3).clamp(0.0, 1.0)
