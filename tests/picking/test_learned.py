@@ -22,6 +22,7 @@ from cryoloom.picking.learned.loss import positive_unlabelled_loss
 from cryoloom.picking.learned.model import LearnedPicker, load_picker, save_picker
 from cryoloom.picking.learned.network import PickerNetwork, answer_map
 from cryoloom.picking.learned.training import train_network
+from cryoloom.picking.networks import initialise_layers
 
 
 def spots(n, seed, shape=(144, 160)):
@@ -93,7 +94,7 @@ def test_half_of_the_small_images_hold_a_label_and_the_prior_counts_the_others()
 
 def test_moving_the_micrograph_moves_the_answer():
     network = PickerNetwork()
-    network.initialise(torch.Generator().manual_seed(0))
+    initialise_layers(network, torch.Generator().manual_seed(0))
     image = torch.randn(2, 160, 136, generator=torch.Generator().manual_seed(1))
     here, there = answer_map(network, image), answer_map(network, image.roll((16, 8), (1, 2)))
     torch.testing.assert_close(here[56:88, 56:72], there[72:104, 64:80], atol=1e-4, rtol=1e-4)

@@ -21,6 +21,7 @@ from cryoloom.extraction.orientation import (
     transform_positions,
 )
 from cryoloom.extraction.settings import EXTRACT, ExtractSettings
+from cryoloom.io.denoised import refuse_denoised
 from cryoloom.io.images import read_micrograph
 from cryoloom.io.stack import StackWriter
 
@@ -52,6 +53,8 @@ def extract_particles(
     wanted = _from_picks(micrographs, picks) if picks is not None else _from_particles(micrographs, particles)
     if len(wanted.position_px) == 0:
         raise WorkFailed("There is nothing to extract: the picks are empty or belong to other micrographs.")
+    for row in np.unique(wanted.micrograph_row):
+        refuse_denoised(micrographs.path[row])
     diameter = settings.diameter or (picks.diameter if picks is not None else None)
     finest = min(group.pixel_size for group in micrographs.optics)
     target = settings.target_pixel_size or (settings.bin or 1.0) * finest

@@ -7,6 +7,7 @@ import numpy as np
 
 from cryoloom.contract import InputError
 from cryoloom.importing.dose import electrons_per_pixel
+from cryoloom.io.denoised import refuse_denoised
 from cryoloom.io.images import read_micrograph
 from cryoloom.io.movies import open_movie
 from cryoloom.io.mrc import read_mrc_header
@@ -67,10 +68,11 @@ def inspect_micrograph(path: str) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If it cannot be read, holds several images, or is constant or not finite.
+        If it cannot be read, holds several images, is denoised, or is constant or not finite.
     """
     image = read_micrograph(path)
     _check_pixels(image, path, "the image")
+    refuse_denoised(path)
     size = None
     if Path(path).suffix.lower() in (".mrc", ".mrcs", ".map"):
         size = read_mrc_header(path).pixel_size

@@ -9,6 +9,7 @@ import numpy as np
 from cryoloom.contract import InputError
 from cryoloom.data import ParticleSet
 from cryoloom.data.halves import assign_halves, linked_groups
+from cryoloom.io.denoised import refuse_denoised
 from cryoloom.io.mrc import read_mrc_header
 
 
@@ -18,7 +19,7 @@ def check_stacks(particles: ParticleSet, source: str) -> ParticleSet:
     Raises
     ------
     InputError
-        If a stack is missing, too short for an index, or its images have another size than the optics say.
+        If a stack is missing, denoised, too short for an index, or its images have another size than the optics say.
     """
     names, codes = np.unique(np.asarray(particles.image_path, dtype=object), return_inverse=True)
     missing = [str(name) for name in names if not Path(str(name)).is_file()]
@@ -32,6 +33,7 @@ def check_stacks(particles: ParticleSet, source: str) -> ParticleSet:
     boxes: dict[int, tuple[int, str]] = {}
     for i, name in enumerate(names):
         header = read_mrc_header(str(name))
+        refuse_denoised(str(name), header.labels)
         n, h, w = header.shape
         if largest[i] >= n:
             raise InputError(f"{name}: image {largest[i] + 1} is named by {source}, the stack has {n}.")

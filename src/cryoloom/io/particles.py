@@ -13,6 +13,7 @@ import numpy as np
 
 from cryoloom.contract import InputError
 from cryoloom.data import ParticleSet
+from cryoloom.io.denoised import refuse_denoised
 from cryoloom.io.stack import MrcStack
 
 _OPEN_STACKS = 64
@@ -34,7 +35,8 @@ class ParticleImages:
     Raises
     ------
     InputError
-        If the set is empty, a stack is missing, or its images have another size than the first or than the optics say.
+        If the set is empty, a stack is missing or denoised, or its images have another size than the first or than the
+        optics say.
     """
 
     def __init__(self, particles: ParticleSet) -> None:
@@ -122,6 +124,7 @@ class ParticleImages:
             self._stacks.move_to_end(code)
             return self._stacks[code]
         stack = MrcStack(self._names[code])
+        refuse_denoised(self._names[code], stack.header.labels)
         shape = getattr(self, "shape", stack.shape)
         if stack.shape != shape:
             stack.close()

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from cryoloom.contract import InputError
 from cryoloom.io.atomic import write_whole
 from cryoloom.picking.finders import LOWEST, Peaks
 from cryoloom.picking.learned.network import PickerNetwork, answer_map, network_input
+from cryoloom.picking.networks import take_weights, weights_as_arrays
 from cryoloom.picking.peaks import find_peaks
 from cryoloom.picking.prepare import Prepared
 
@@ -59,7 +59,7 @@ class LearnedPicker:
 
 def save_picker(picker: LearnedPicker, path: Path) -> None:
     """Write a picker; the file appears whole."""
-    arrays = {f"weights.{name}": value.cpu().numpy() for name, value in picker.network.state_dict().items()}
+    arrays = weights_as_arrays(picker.network)
     facts = np.asarray([picker.core, picker.extent, *picker.background])
     with write_whole(path) as file:
         np.savez(
@@ -81,9 +81,7 @@ def load_picker(path: Path | str) -> LearnedPicker:
             if number != _FORMAT:
                 raise InputError(f"{path}: a picker of format {number}, expected {_FORMAT}; train it anew.")
             network = PickerNetwork(*(int(n) for n in stored["widths"]))
-            prefix = "weights."
-            weights = {name: stored[name] for name in stored.files if name.startswith(prefix)}
-            network.load_state_dict({name.removeprefix(prefix): torch.from_numpy(w) for name, w in weights.items()})
+            take_weights(network, stored)
             core, extent, middle, deviation = (float(value) for value in stored["facts"])
             return LearnedPicker(network.eval(), (middle, deviation), core, extent, bool(stored["dark"]))
     except (OSError, ValueError, KeyError, RuntimeError) as error:

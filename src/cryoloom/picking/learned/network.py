@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cryoloom.fourier import irfftn
+from cryoloom.picking.networks import grow
 from cryoloom.picking.prepare import Prepared
 
 STRIDE = 2
@@ -43,18 +44,8 @@ class PickerNetwork(nn.Module):
         fine = nn.functional.silu(self.third(fine))
         coarse = nn.functional.silu(self.around(nn.functional.avg_pool2d(fine, _CONTEXT)))
         coarse = nn.functional.silu(self.further(coarse))
-        both = torch.cat([fine, _grow(coarse)], dim=1)
+        both = torch.cat([fine, grow(coarse, _CONTEXT)], dim=1)
         return self.answer(nn.functional.silu(self.join(both)))[:, 0]
-
-    def initialise(self, generator: torch.Generator) -> None:
-        """Random weights from a CPU generator: He et al. 2015, doi:10.1109/ICCV.2015.123; no offsets."""
-        with torch.no_grad():
-            for layer in self.children():
-                if isinstance(layer, nn.Conv2d):
-                    fan = layer.weight[0].numel()
-                    drawn = torch.randn(layer.weight.shape, generator=generator) * (2.0 / fan) ** 0.5
-                    layer.weight.copy_(drawn)
-                    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
 
 def network_input(prepared: Prepared) -> Tensor:
@@ -82,12 +73,3 @@ def _scaled(plane: Tensor, excluded: Tensor | None) -> Tensor:
     seen = plane if excluded is None or bool(excluded.all()) else plane[~excluded]
     deviation = 1.4826 * (seen - seen.median()).abs().median().clamp_min(1e-6)
     return (plane / deviation).clamp(-_LIMIT, _LIMIT).to(torch.float32)
-
-
-def _grow(coarse: Tensor) -> Tensor:
-    """Repeat each pixel and smooth; unlike interpolation, its gradient is a sum in a fixed order on all devices."""
-    b, c, h, w = coarse.shape
-    repeated = coarse[:, :, :, None, :, None].expand(b, c, h, _CONTEXT, w, _CONTEXT)
-    repeated = repeated.reshape(b, c, h * _CONTEXT, w * _CONTEXT)
-    half = _CONTEXT // 2
-    return nn.functional.avg_pool2d(repeated, 2 * half + 1, stride=1, padding=half, count_include_pad=False)

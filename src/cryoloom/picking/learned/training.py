@@ -10,6 +10,7 @@ from torch.nn.functional import softplus
 from cryoloom.picking.learned.examples import OFF_CENTRE, PARTICLE, UNLABELLED, Examples, Labelled
 from cryoloom.picking.learned.loss import positive_unlabelled_loss
 from cryoloom.picking.learned.network import PickerNetwork, answer_map
+from cryoloom.picking.networks import initialise_layers
 from cryoloom.picking.peaks import background_level
 
 _RATE, _DECAY = 2e-3, 1e-2
@@ -72,7 +73,7 @@ def train_network(
     examples = Examples(micrographs, extent_px, np.random.default_rng(seed))
     prior = examples.prior(n_particles - float(sum(one.weight.sum() for one in micrographs)))
     network = PickerNetwork()
-    network.initialise(generator)
+    initialise_layers(network, generator)
     network.to(device)
     optimiser = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=steps, pct_start=_WARM)
