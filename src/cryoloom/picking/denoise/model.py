@@ -45,7 +45,9 @@ class Denoiser:
 def save_denoiser(denoiser: Denoiser, path: Path) -> None:
     """Write a denoiser as a NumPy archive; the file appears whole."""
     network = denoiser.network
-    arrays: dict[str, Any] = {} if network is None else {"widths": np.asarray(network.widths)} | weights_as_arrays(network)
+    arrays: dict[str, Any] = {}
+    if network is not None:
+        arrays = {"widths": np.asarray(network.widths)} | weights_as_arrays(network)
     with write_whole(path) as file:
         np.savez(file, denoiser=_FORMAT, working=denoiser.working, **arrays)
 
