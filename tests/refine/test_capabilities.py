@@ -25,6 +25,7 @@ from cryoloom.maps.fsc import fourier_shell_correlation, resolution_at
 from cryoloom.maps.mask import soft_mask_from_map
 from cryoloom.project.runner import run_stage
 from cryoloom.scoring.maps import score_map, true_resolution
+from cryoloom.scoring.poses import score_rotations
 from cryoloom.simulate.particles import ParticleRecipe, Specimen, observed, simulate_particles
 from cryoloom.simulate.phantom import phantom
 from cryoloom.simulate.potential import potential_map
@@ -225,11 +226,16 @@ BEDS_OF_POSES = (
 
 
 def poses_covered(folder, seed):
-    """Simulate and refine one small set; which of its poses and shifts lie within the radii that are claimed."""
+    """Simulate and refine one small set; which of its poses and shifts lie within the radii that are claimed.
+
+    What the map as a whole is turned and shifted by is no particle's error: it is taken out, as `score` does.
+    """
     shape, symmetry, snr = BEDS_OF_POSES[seed % len(BEDS_OF_POSES)]
     atoms = phantom(shape, symmetry, mass_kda=350.0, seed=seed)
-    specimen = Specimen(((potential_map(atoms, 96, 2.6),),), symmetry=symmetry, diameter=atoms.diameter)
-    truth = simulate_particles(specimen, folder / "data", ParticleRecipe(n=1500, snr=snr), seed=seed)
+    reach = float(np.linalg.norm(atoms.position, axis=1).max())
+    box = max(96, 8 * int(np.ceil(2.2 * reach / 2.6 / 8)))
+    specimen = Specimen(((potential_map(atoms, box, 2.6),),), symmetry=symmetry, diameter=atoms.diameter)
+    truth = simulate_particles(specimen, folder / "data", ParticleRecipe(n=800, snr=snr), seed=seed)
     write_map(specimen.truth(0), folder / "truth.mrc")
     result = run_stage(
         "refine",
@@ -239,14 +245,17 @@ def poses_covered(folder, seed):
         seed=seed,
     )
     particles = read_particles(result.outputs["particles"])
-    angle = pose_distance(torch.from_numpy(truth.rotation), torch.from_numpy(particles.rotation), symmetry).numpy()
-    shift = np.linalg.norm(particles.shift - truth.shift, axis=1)
     flagged = (truth.class_number > 0) & (particles.reliability > 0.5)
+    score = score_rotations(
+        particles.rotation[flagged], truth.rotation[flagged], symmetry,
+        shifts=(particles.shift[flagged], truth.shift[flagged]),
+    )  # fmt: skip
+    angle, shift = score.angle, np.linalg.norm(score.shift, axis=1)
     return {
         "shape": shape,
         "n": int(flagged.sum()),
-        "poses": int((angle < particles.pose_radius)[flagged].sum()),
-        "shifts": int((shift < particles.shift_radius)[flagged].sum()),
+        "poses": int((angle < particles.pose_radius[flagged]).sum()),
+        "shifts": int((shift < particles.shift_radius[flagged]).sum()),
         "median_deg": round(float(np.rad2deg(np.median(particles.pose_radius[flagged]))), 3),
     }
 
