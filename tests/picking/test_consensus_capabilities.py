@@ -6,7 +6,7 @@ import pytest
 from scipy import ndimage
 from test_templates import write_views
 
-from cryoloom.data import MicrographSet, Optics
+from cryoloom.data import MicrographSet, Optics, PickSet
 from cryoloom.io.mrc import write_mrc
 from cryoloom.io.records import read_picks
 from cryoloom.project.runner import run_stage
@@ -103,8 +103,16 @@ def test_consensus_knows_junk_and_beats_each_picker(tmp_path, measure, shape):
 
     consensus = pick("consensus", templates, method="consensus")
     single = {"reference-free": pick("free", given), "templates": pick("templates", templates)}
-    network = {"micrographs": micrographs, "model": tmp_path / "consensus" / "picker_1.npz"}
-    single["network"] = pick("network", network)
+    parts = []
+    for half in (0, 1):  # each network looks at what it was not trained on
+        unseen = {"micrographs": micrographs.select(np.arange(1 - half, len(truth), 2))}
+        model = tmp_path / "consensus" / f"picker_{half + 1}.npz"
+        parts.append(pick(f"network{half}", {**unseen, "model": model}))
+    single["network"] = PickSet(
+        position_px=np.concatenate([part.position_px for part in parts]),
+        micrograph=np.concatenate([part.micrograph for part in parts]),
+        score=np.concatenate([part.score for part in parts]),
+    )
     likely = consensus.select(consensus.probability >= 0.5)
     recall, _ = picking_bed.pooled_score(likely, micrographs, truth)
     levels = (recall, 0.7, 0.8)

@@ -1,15 +1,17 @@
 """From the views of all candidates to one score and one probability per pick, without a label.
 
-A pick can be wrong in two ways, and each is judged by what is known of it. *Noise* is like the decoys that the same
-pickers find on the inverted micrographs: a logistic regression in the scores of all pickers tells candidates that
-surely are particles from decoys, and so learns how much each picker's word counts here (as Käll et al. 2007,
-doi:10.1038/nmeth1113, do for spectra of peptides; agreement of pickers as in Sanchez-Garcia et al. 2018,
-doi:10.1107/S2052252518014392). Only scores are used there, since a decoy's surroundings are not those of noise in
-general. *Junk* looks unlike the typical particle: the looks of what stands above the noise make a distribution
-(Student's), and junk comes from a much wider one about the same centre (after Tukey's contaminated normal); its width
-and its share are the likeliest. What looks like junk joins the decoys as an example of what is wrong, so that pickers
-that fall for junk count less. Each candidate is judged by fits that have not seen its part of the micrographs.
-Neglected: junk that looks like the particle, and particles in a view so rare that it looks like junk.
+Three witnesses are heard: one picker (the network, where there is one), all other pickers together, and what the places
+look like. Whether a candidate is a particle rather than *noise* each picker can say alone, from the decoys that it
+finds on the inverted micrographs (target-decoy counting). Two pickers that err apart so label the candidates, softly;
+on these labels the log odds of each witness are fitted, a ridge logistic regression in the scores and their products,
+which also learns how *junk* answers the pickers (labels of one view that teach another: Blum and Mitchell 1998,
+doi:10.1145/279943.279962; semi-supervised: Käll et al. 2007, doi:10.1038/nmeth1113; agreement of pickers:
+Sanchez-Garcia et al. 2018, doi:10.1107/S2052252518014392). The looks need no labels: junk looks unlike the typical
+particle, which has a distribution of its own (Student's), and junk comes from a much wider one about the same centre
+(after Tukey's contaminated normal), whose width and share are the likeliest. Log odds of the witnesses are added, as if
+they erred apart; the probability against noise is counted anew against the decoys, which have gone through the same.
+Each candidate is judged by fits that have not seen its part of the micrographs. Neglected: what makes witnesses err
+together, junk that looks like the particle, and particles in a view so rare that it looks like junk.
 """
 
 from dataclasses import dataclass
@@ -19,20 +21,17 @@ from scipy.stats import chi2
 
 from cryoloom.picking.calibrate import calibrate
 from cryoloom.picking.consensus.views import Views
-from cryoloom.picking.finders import LOWEST
 
-_ROUNDS = 3
 _CONCENTRATIONS = 6
 _FOLDS = 3
 _RIDGE = 1.0
 _WIDER = (2.0, 3.0, 4.0, 6.0, 8.0)  # deviations of the looks of junk over those of particles: the likeliest counts
 _TAIL = 5.0  # degrees of freedom of both: looks are not quite normal
 _SHRINK = 0.1  # of the covariance towards its diagonal
-_TYPICAL = 3.5  # robust deviations within which the first sure particles look alike
-_MOST = 6.0  # log odds of looks, beyond which they say no more
+_MOST = 6.0  # log odds of one witness, beyond which it says no more
 _LEAST_JUNK = 1e-3
-_LEAST_TYPICAL = 0.9  # probability of not being junk, of sure particles
-_TRUSTED = (0.05, 0.15, 0.3)  # expected share of noise among the sure particles: the first that leaves enough
+_SURE = (0.9, 0.8, 0.7)  # probability of a sure particle: the first that leaves half of the expected particles
+_UNSURE = 1e-3  # nearest that labels come to 0 and 1
 _FEW = 20
 
 
@@ -42,84 +41,102 @@ class Agreement:
 
     Attributes
     ----------
-    score, decoy_score
-        Log odds of candidates `(n,)` and decoys `(m,)` against noise and junk together, up to a constant.
+    score
+        Log odds of candidates against noise and junk together, up to a constant, `(n,)`.
     probability
         Probability that each candidate is a particle, `(n,)`.
     clean
         Probability that each is not junk, if it is not noise, `(n,)`.
     trusted
         Candidates that are surely particles, `(n,)` bool.
+    alone
+        Probability that each candidate is no noise, by the word of each picker alone, `(n, k)`.
     """
 
     score: np.ndarray
-    decoy_score: np.ndarray
     probability: np.ndarray
     clean: np.ndarray
     trusted: np.ndarray
+    alone: np.ndarray
 
 
-def agree(candidates: Views, decoys: Views, group: np.ndarray, decoy_group: np.ndarray) -> Agreement:
+def agree(
+    candidates: Views, decoys: Views, group: np.ndarray, decoy_group: np.ndarray, *, witness: int = 0
+) -> Agreement:
     """Judge all candidates of all micrographs together.
 
     Parameters
     ----------
     candidates, decoys
-        `n` and `m` of them.
+        `n` and `m` of them, with the scores of two pickers or more.
     group, decoy_group
         Number of the micrograph of each, `(n,)` and `(m,)`.
+    witness
+        The picker that is heard on its own: the one that errs least like the others.
     """
-    odds, decoy_odds = ((views.scores - LOWEST).mean(1) for views in (candidates, decoys))
+    k = candidates.scores.shape[1]
+    witness %= k
+    others = [column for column in range(k) if column != witness]
     usable = ~candidates.masked & ~candidates.contested
-    trusted = _above(odds, usable, decoy_odds)
-    if trusted.sum() >= _FEW:
-        trusted = trusted & _typical(candidates.looks, trusted)
-    clean, decoy_clean = np.full(len(candidates), _MOST), np.full(len(decoys), _MOST)
-    above = trusted
-    ratio, decoy_ratio = (np.zeros((len(views), len(_WIDER))) for views in (candidates, decoys))
-    fold, decoy_fold = _folds(group, candidates.position_px), _folds(decoy_group, decoys.position_px)
-    for _ in range(_ROUNDS if trusted.sum() >= _FEW else 0):
-        odds, decoy_odds = np.zeros(len(candidates)), np.zeros(len(decoys))
-        for part in range(_FOLDS):
-            here, there = fold == part, decoy_fold == part
-            good = trusted & ~here
-            use_others = good.sum() >= _FEW and (~there).sum() >= _FEW
-            sure, noise = (good, ~there) if use_others else (trusted, np.ones(len(decoys), dtype=bool))
-            junk = above & (clean < 0) & (~here if use_others else True)
-            weights = _Weights(candidates.scores[sure], np.concatenate([decoys.scores[noise], candidates.scores[junk]]))
-            odds[here], decoy_odds[there] = weights.odds(candidates.scores[here]), weights.odds(decoys.scores[there])
-            looks = _Looks(candidates.looks[above & ~here] if use_others else candidates.looks[above])
-            ratio[here], decoy_ratio[there] = looks.ratios(candidates.looks[here]), looks.ratios(decoys.looks[there])
-        above = _above(odds, usable, decoy_odds)
-        width, share = _junk(ratio[above])
-        clean, decoy_clean = (np.clip(part[:, width] - _logit(share), -_MOST, _MOST) for part in (ratio, decoy_ratio))
-        chosen = above & (_chance(clean) > _LEAST_TYPICAL)
-        if chosen.sum() < _FEW:
+    alone = np.column_stack(
+        [_no_noise(*both, usable) for both in zip(candidates.scores.T, decoys.scores.T, strict=True)]
+    )
+    label = _chance(_logit(np.clip(alone[:, [witness, others[0]]], _UNSURE, 1 - _UNSURE)).sum(1))
+    folds = _folds(group, candidates.position_px), _folds(decoy_group, decoys.position_px)
+    prior = _logit(label[~candidates.masked].mean()) if (~candidates.masked).sum() >= _FEW else 0.0
+    odds, decoy_odds = np.full(len(candidates), -prior), np.full(len(decoys), -prior)
+    for columns in ([witness], others):
+        mine, theirs = _word(candidates.scores[:, columns], decoys.scores[:, columns], label, ~candidates.masked, folds)
+        odds, decoy_odds = odds + mine, decoy_odds + theirs
+    clean = _cleanness(candidates.looks, usable & (odds > 0), folds[0])
+    probability = np.where(candidates.masked, 0.0, _no_noise(odds, decoy_odds, usable) * _chance(clean))
+    for least in _SURE:
+        trusted = usable & (probability > least)
+        if trusted.sum() >= max(_FEW, 0.5 * probability[usable].sum()):
             break
-        trusted = chosen
-    score, decoy_score = (np.asarray(-np.logaddexp(-a, -b)) for a, b in ((odds, clean), (decoy_odds, decoy_clean)))
-    against = calibrate(odds[usable], decoy_odds, false_picks=_TRUSTED[-1], least_probability=0.0)
-    probability = np.where(candidates.masked, 0.0, against.probability(odds) * _chance(clean))
-    return Agreement(score, decoy_score, probability, _chance(clean), trusted)
+    return Agreement(odds + clean, probability, _chance(clean), trusted, alone)
 
 
-def _above(odds: np.ndarray, usable: np.ndarray, decoy_odds: np.ndarray) -> np.ndarray:
-    """Candidates that stand above the decoys, by the strictest rule that leaves enough of them, `(n,)` bool."""
-    above = np.zeros(len(odds), dtype=bool)
-    for false in _TRUSTED:
-        rule = calibrate(odds[usable], decoy_odds, false_picks=false, least_probability=0.3)
-        above = usable & (odds >= rule.threshold)
-        if above.sum() >= max(_FEW, 0.5 * rule.n_true):
-            break
-    return above
+def _no_noise(score: np.ndarray, decoys: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """Probability that each candidate is no noise, by the scores of one picker, `(n,)`."""
+    counted = calibrate(score[usable], decoys, false_picks=0.5, least_probability=0.0)
+    return counted.probability(score)
 
 
-def _typical(looks: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """Whether no look lies far from the median of the rows `of`, `(n,)` bool."""
-    middle = np.median(looks[of], axis=0)
-    spread = 1.4826 * np.median(np.abs(looks[of] - middle), axis=0)
-    spread = np.maximum(spread, 0.3 * looks[of].std(0).clip(1e-6))  # looks of few values have no median deviation
-    return np.asarray((np.abs(looks - middle) < _TYPICAL * spread).all(1))
+def _word(
+    scores: np.ndarray, decoys: np.ndarray, label: np.ndarray, seen: np.ndarray, folds: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log odds that some pickers give to candidates `(n,)` and decoys `(m,)`, learnt from labels on other parts."""
+    if seen.sum() < _FEW:
+        return np.zeros(len(scores)), np.zeros(len(decoys))
+    middle, spread = scores[seen].mean(0), np.maximum(scores[seen].std(0), 1e-6)
+    terms, decoy_terms = (_terms((values - middle) / spread) for values in (scores, decoys))
+    odds, decoy_odds = np.zeros(len(scores)), np.zeros(len(decoys))
+    for part in range(_FOLDS):
+        here, there = (fold == part for fold in folds)
+        shown = seen & ~here
+        beta = _logistic(terms[shown], label[shown]) if shown.sum() >= _FEW else _logistic(terms[seen], label[seen])
+        odds[here], decoy_odds[there] = terms[here] @ beta, decoy_terms[there] @ beta
+    return np.clip(odds, -_MOST, _MOST), np.clip(decoy_odds, -_MOST, _MOST)
+
+
+def _terms(z: np.ndarray) -> np.ndarray:
+    """1, the columns of `z` `(n, k)` and their products."""
+    a, b = np.triu_indices(z.shape[1])
+    return np.concatenate([np.ones((len(z), 1)), z, z[:, a] * z[:, b]], axis=1)
+
+
+def _cleanness(looks: np.ndarray, above: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Log odds against junk by the looks of the candidates that stand above noise, `(n,)`."""
+    if above.sum() < _FEW:
+        return np.full(len(looks), _MOST)
+    ratio = np.zeros((len(looks), len(_WIDER)))
+    for part in range(_FOLDS):
+        shown = above & (fold != part)
+        typical = _Looks(looks[shown] if shown.sum() >= _FEW else looks[above])
+        ratio[fold == part] = typical.ratios(looks[fold == part])
+    width, share = _junk(ratio[above])
+    return np.asarray(np.clip(ratio[:, width] - _logit(share), -_MOST, _MOST))
 
 
 def _folds(group: np.ndarray, place: np.ndarray) -> np.ndarray:
@@ -128,24 +145,6 @@ def _folds(group: np.ndarray, place: np.ndarray) -> np.ndarray:
         return np.asarray(group % _FOLDS)
     edge = max(float(place[:, 0].max(initial=0)), 1.0)
     return np.asarray((place[:, 0] / edge * 4 * _FOLDS).astype(int) % _FOLDS)
-
-
-class _Weights:
-    """Ridge logistic regression in the scores of the pickers; particles and decoys weigh the same in all."""
-
-    def __init__(self, good: np.ndarray, bad: np.ndarray) -> None:
-        both = np.concatenate([good, bad])
-        self._middle, self._spread = both.mean(0), np.maximum(both.std(0), 1e-6)
-        beta = _logistic(self._terms(both), len(good))
-        beta[1:] = np.maximum(beta[1:], 0.0)  # a picker's word never counts against a pick
-        self._beta = beta
-
-    def odds(self, scores: np.ndarray) -> np.ndarray:
-        """Log odds against noise where particles and noise are equally many, `(n,)`."""
-        return np.asarray(self._terms(scores) @ self._beta)
-
-    def _terms(self, scores: np.ndarray) -> np.ndarray:
-        return np.concatenate([np.ones((len(scores), 1)), (scores - self._middle) / self._spread], axis=1)
 
 
 class _Looks:
@@ -195,21 +194,15 @@ def _junk(ratios: np.ndarray) -> tuple[int, float]:
     return best[1], best[2]
 
 
-def _logistic(x: np.ndarray, n_good: int) -> np.ndarray:
-    """Ridge logistic regression on columns `x` `(n, k)`, the first being 1; the first `n_good` rows are on one side.
-
-    Both sides weigh the same in all.
-    """
-    n = len(x)
-    side = (np.arange(n) < n_good).astype(float)
-    weight = np.where(side > 0, 0.5 * n / n_good, 0.5 * n / (n - n_good))
+def _logistic(x: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Ridge logistic regression of labels in [0, 1] `(n,)` on columns `x` `(n, k)`, the first being 1; `(k,)`."""
     ridge = _RIDGE * np.eye(x.shape[1])
     ridge[0, 0] = 1e-6
     beta = np.zeros(x.shape[1])
     for _ in range(30):
         chance = _chance(x @ beta)
-        gradient = x.T @ (weight * (side - chance)) - ridge @ beta
-        curvature = (x * (weight * np.maximum(chance * (1 - chance), 1e-4))[:, None]).T @ x + ridge
+        gradient = x.T @ (label - chance) - ridge @ beta
+        curvature = (x * np.maximum(chance * (1 - chance), 1e-4)[:, None]).T @ x + ridge
         step = np.linalg.solve(curvature, gradient)
         beta = beta + step
         if np.abs(step).max() < 1e-5:

@@ -22,28 +22,12 @@ from cryoloom.picking.learn import NOISE_P_VALUE, transfer_of
 from cryoloom.picking.learned.examples import Labelled, labelled_micrograph
 from cryoloom.picking.learned.model import LearnedPicker, save_picker
 from cryoloom.picking.learned.training import train_network
+from cryoloom.picking.looked_for import Sample
 from cryoloom.picking.prepare import Prepared, prepare_micrograph
 from cryoloom.picking.settings import PickSettings
 
 _MOST_LEARNT = 12  # micrographs of each half
 _LEAST_LEARNT = 30  # particles that a network is trained with
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What is looked for.
-
-    Attributes
-    ----------
-    core, extent
-        Å, diameter of the dense part of the particle, and its largest extent.
-    dark
-        Whether particles are darker than what is around them.
-    """
-
-    core: float
-    extent: float
-    dark: bool
 
 
 @dataclass(frozen=True)
@@ -99,24 +83,27 @@ class ConsensusSearch:
 
     def judge(self, finders: Sequence[Finder], *, learn: bool) -> Judged:
         """Search with all pickers, and with a network that learns from them if `learn`."""
-        first = self._look(lambda row: finders, "Looking with all pickers")
-        if not learn or first.p_value > NOISE_P_VALUE:
+        first = self.look(lambda row: finders, "Looking with all pickers")
+        unseen = self.learn(first) if learn else None
+        if unseen is None:
             return first
-        networks = [self._train(first, half) for half in (0, 1)]
-        if any(network is None for network in networks):
-            self._run.log("too few sure particles to train networks with")
-            return first
-        for half, network in enumerate(networks):
-            assert network is not None
-            save_picker(network, self._run.folder / f"picker_{half + 1}.npz")
-
-        def all_of(row: int) -> list[Finder]:
-            network = networks[1 - row % 2]  # the one that has not seen it
-            assert network is not None
-            return [*finders, network.find]
-
-        second = self._look(all_of, "Looking with the network too")
+        second = self.look(lambda row: [*finders, unseen(row)], "Looking with the network too", witness=-1)
         return Judged(second.views, second.row, second.agreement, first.p_value, second.searched)
+
+    def learn(self, first: Judged) -> Callable[[int], Finder] | None:
+        """For each micrograph a network that was trained on others; None where too little is sure to train one.
+
+        `first` is what other pickers found.
+        """
+        if first.p_value > NOISE_P_VALUE:
+            return None
+        networks = [network for half in (0, 1) if (network := self._train(first, half)) is not None]
+        if len(networks) < 2:
+            self._run.log("too few sure particles to train networks with")
+            return None
+        for half, network in enumerate(networks):
+            save_picker(network, self._run.folder / f"picker_{half + 1}.npz")
+        return lambda row: networks[1 - row % 2].find
 
     def _prepare(self, row: int) -> Prepared:
         image, pixel_size = self._load(row)
@@ -126,7 +113,12 @@ class ConsensusSearch:
             image, pixel_size, transfer, sample.core, dark=sample.dark, exclude=self._settings.exclude, beside=0.0
         )
 
-    def _look(self, finders_of: Callable[[int], Sequence[Finder]], label: str) -> Judged:
+    def look(self, finders_of: Callable[[int], Sequence[Finder]], label: str, *, witness: int = 0) -> Judged:
+        """Search each micrograph with the pickers that `finders_of` gives for its row, and judge what they find.
+
+        `witness` is the picker that errs least like the others.
+        """
+
         def look(row: int) -> dict[str, Any]:
             candidates, decoys = views_of(
                 self._prepare(row),
@@ -151,7 +143,8 @@ class ConsensusSearch:
         free = ~candidates.masked & ~candidates.contested
         total, decoy_total = ((views.scores - LOWEST).sum(1) for views in (candidates, decoys))
         p_value = noise_p_value(np.sort(total[free]), np.sort(decoy_total))
-        return Judged(candidates, row_of, agree(candidates, decoys, row_of, decoy_row), p_value, searched)
+        agreement = agree(candidates, decoys, row_of, decoy_row, witness=witness)
+        return Judged(candidates, row_of, agreement, p_value, searched)
 
     def _train(self, judged: Judged, half: int) -> LearnedPicker | None:
         """A network from the sure particles of every second micrograph."""
