@@ -46,6 +46,7 @@ STAGES = {
     "fit": "cryoloom.modelling.settings:FIT",
     "optics-groups": "cryoloom.acquisition.settings:OPTICS_GROUPS",
     "compare ctf": "cryoloom.compare.settings:COMPARE_CTF",
+    "compare picking": "cryoloom.compare.settings:COMPARE_PICKING",
     "compare resolution": "cryoloom.compare.settings:COMPARE_RESOLUTION",
     "compare sharpening": "cryoloom.compare.settings:COMPARE_SHARPENING",
     "deposit": "cryoloom.deposit.settings:DEPOSIT",

@@ -74,14 +74,14 @@ def train_network(
     prior = examples.prior(n_particles - float(sum(one.weight.sum() for one in micrographs)))
     network = PickerNetwork()
     initialise_layers(network, generator)
-    network.to(device)
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=steps, pct_start=_WARM)
     losses = np.zeros(steps)
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         for step in range(steps):
             batch = examples.batch(batch_size)
-            odds = network(batch.image.to(device)).cpu()
+            odds = network(batch.image.to(device, memory_format=torch.channels_last)).cpu()
             # places near labels are not like all other places
             free = (batch.known == UNLABELLED) & batch.anywhere[:, None, None]
             labelled, off_centre = odds[batch.known == PARTICLE], odds[batch.known == OFF_CENTRE]
@@ -93,7 +93,7 @@ def train_network(
             schedule.step()
             losses[step] = float(loss.detach())
             advance()
-    network.eval().cpu()
+    network.eval().to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     maps = [answer_map(network, torch.from_numpy(one.image)) for one in micrographs]
     levels = np.asarray(
         [background_level(odds, valid=torch.from_numpy(~one.excluded)) for odds, one in zip(maps, micrographs)]  # noqa: B905

@@ -1,0 +1,95 @@
+"""The comparison of templates and a network that look for particles."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cryoloom.compare.picking import TwoPickers, compare_pickers, two_pickers
+from cryoloom.io.records import read_picks
+from cryoloom.picking.looked_for import MicrographImages, look_for
+from cryoloom.picking.settings import PickSettings
+from cryoloom.project.runner import run_stage
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "maps"))
+from judging import LEAST_CASES, JudgedCase, figures_of, judge_figures
+from memory_run import MemoryRun
+from picking_groups import PIXEL, make_group
+
+PER_GROUP, GROSS = 6, 0.5
+"""Micrographs of one particle; half of them train the network that the others are judged with. A gross error is the
+wrong verdict: a probability on the wrong side of one half."""
+
+
+class EachRun(MemoryRun):
+    """A run whose items are done one after the other."""
+
+    def each(self, items, fn, key=None, label=""):
+        return [fn(item) for item in items]
+
+    def log(self, text):
+        pass
+
+
+def judged_micrographs(folder: Path, seed: int) -> list[JudgedCase] | None:
+    """Cases of one particle: each micrograph is one, judged by a network that has not seen it."""
+    group = make_group(folder, seed, PER_GROUP)
+    run = EachRun(folder)
+    load, settings = MicrographImages(group.micrographs, run), PickSettings(method="consensus")
+    what = look_for(group.micrographs, load, group.references, None, settings, run, profile=True)
+    found = two_pickers(group.micrographs, load, what, settings, run)
+    if found is None:
+        return None
+    comparison = compare_pickers(np.arange(len(found.row)), found, ("templates", "network"), 0.2)
+    cases = []
+    for i, places in enumerate(group.places):
+        own = found.row == i
+        away = np.linalg.norm(found.position_px[own][:, None] - places[None], axis=-1).min(1)
+        truth = (away < 0.35 * group.diameter / PIXEL).astype(float)
+        answers = (comparison.first.values, comparison.second.values, comparison.consensus)
+        cases.append(JudgedCase(*(np.abs(values[own] - truth) for values in answers), comparison.disagree[own]))
+    return cases
+
+
+@pytest.mark.slow
+@pytest.mark.capability("CMP-3")
+def test_picks_by_both_methods_are_as_good_as_those_of_the_better_one(tmp_path, measure, evidence):
+    i, n = evidence.shard
+    done = {case["seed"] // PER_GROUP for case in evidence.cases()}
+    for group in range(i - 1, LEAST_CASES // PER_GROUP, n):
+        if group in done:
+            continue
+        cases = judged_micrographs(tmp_path, group)
+        for number in range(PER_GROUP):
+            figures = {"ratio": 99.0, "n_items": 1, "n_disputed": 0, "n_gross": 1, "n_held": 0}  # nothing was found
+            if cases is not None:
+                figures = figures_of(cases[number], GROSS)
+            outcome = "measured" if cases is not None else "no network"
+            evidence.append(seed=PER_GROUP * group + number, outcome=outcome, **figures)
+    found = judge_figures(evidence.cases())
+    note = (
+        f"templates, network trained on other micrographs; {LEAST_CASES // PER_GROUP} particles of 70 kDa to 1.5 MDa, "
+        f"SNR 0.04-0.1, each on {PER_GROUP} micrographs, two of them with carbon, ice and aggregates; {found.said()}"
+    )
+    measure(round(100 * found.good, 1), "% of cases within 1.05 of the better method", ">= 90", note=note)
+    assert found.passes, found
+
+
+def test_places_where_the_methods_or_the_looks_disagree_are_in_dispute():
+    alone = np.asarray([[0.9, 0.95], [0.9, 0.1], [0.9, 0.95], [0.05, 0.1]])
+    found = TwoPickers(np.zeros(4, int), np.zeros((4, 2)), alone, np.asarray([0.95, 0.5, 0.1, 0.05]))
+    both = compare_pickers(np.arange(4), found, ("a", "b"), 0.2)
+    assert both.disagree.tolist() == [False, True, True, False]
+    np.testing.assert_allclose(both.consensus, alone.mean(1))
+
+
+@pytest.mark.slow
+def test_both_methods_look_at_a_set_and_the_places_in_dispute_are_named(tmp_path):
+    group = make_group(tmp_path, 3, 2, size=768)
+    inputs = {"micrographs": group.micrographs, "references": group.references}
+    done = run_stage("compare picking", inputs, {"steps": 40}, out=tmp_path / "compare", threads=1)
+    picks = read_picks(done["picks"])
+    assert done.summary["n_in"] > len(picks) > 0.5 * sum(len(p) for p in group.places)
+    assert (done.folder / "comparison.json").exists() and set(picks.class_number) <= {1, 2}
