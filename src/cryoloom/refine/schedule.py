@@ -19,7 +19,7 @@ from cryoloom.contract import Executor
 from cryoloom.em.accumulate import accumulate
 from cryoloom.em.branch_and_bound import search_by_bound, search_tree
 from cryoloom.em.defocus import defocus_shows, fit_defocus
-from cryoloom.em.gauss_newton import PosePriors, refine_poses
+from cryoloom.em.gauss_newton import PosePriors
 from cryoloom.em.groups import N_QUARTERS, quarter_of
 from cryoloom.em.halves import HalfPair, ball_mask, prepare_references, reference_volumes, solve_halves
 from cryoloom.em.images import ImageSource
@@ -38,10 +38,13 @@ from cryoloom.em.search import search_directions, search_poses, shift_grid
 from cryoloom.em.solve import SolvableSums, prepare_sums
 from cryoloom.em.survivors import normalise_scale, survivors, take_best
 from cryoloom.fourier.slices import PaddedSpectrum
-from cryoloom.geometry import matrix_to_axis_angle
+from cryoloom.refine.frames import Fit, join_frames, look_across, widen_errors
 
 STILL = 0.1
 """Over the resolution, what the rims of most particles may still move by when an iteration is taken for the last."""
+
+ASKED = 300
+"""Particles that are asked, in every iteration, how far the frames of the halves are apart."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +195,7 @@ def iterate(
         shift_px=_given_shift(source) if plan.shift_sd > 0 else None,
     )
     largest_turn = float(np.clip(field_ / radius / plan.diameter * 1.5, np.deg2rad(1.0), np.deg2rad(8.0)))
-    fit = _Fit(source, references, poses.half, noise, executor, priors, largest_turn)
+    fit = Fit(source, references, poses.half, noise, executor, priors, largest_turn)
     before = poses.rotation.copy()
 
     if do_global:
@@ -204,7 +207,7 @@ def iterate(
             gain = gain if np.isfinite(gain) and gain > 0 else 1.0
             volumes = [volumes[0] * gain] * 2 if volumes[0] is volumes[1] else [v * gain for v in volumes]
             references = prepare_references(volumes, executor, radius)
-            fit = _Fit(source, references, poses.half, noise, executor, priors, largest_turn)
+            fit = Fit(source, references, poses.half, noise, executor, priors, largest_turn)
             notes["gain"] = gain
         candidates = replace(candidates, scale=np.ones(len(candidates)))
         if poses.known.any():
@@ -252,9 +255,9 @@ def iterate(
     notes["defocus_spread"] = spread
 
     last = state.last or state.iteration + 1 >= plan.max_iterations
-    if last and references[0] is not references[1]:
-        notes["pose_inflation"], notes["shift_inflation"] = _widen_errors(source, references, poses, candidates, fit)
     noise = estimate_noise(source, references, poses, rows, noise, executor, radius=radius)
+    if references[0] is not references[1]:
+        _settle_frames(fit, poses, candidates, fitting, plan, notes, everyone=last)
     reach = source.points.radius if last else _clip_radius(source, max(radius + 10, 1.5 * radius))
     parts = quarter_of(poses.half) if plan.local_filter else poses.half - 1
     weighted = replace(candidates, posterior=share * fitting[candidates.row])
@@ -308,31 +311,28 @@ def iterate(
     return state, Outcome(halves, pair, state)
 
 
-@dataclass(frozen=True)
-class _Fit:
-    """The continuous fit with everything but candidates, radius and steps fixed."""
-
-    source: ImageSource
-    references: list[PaddedSpectrum]
-    half: np.ndarray
-    noise: NoiseModel
-    executor: Executor
-    priors: PosePriors
-    largest_turn: float
-
-    def __call__(self, candidates: Candidates, radius: int, n_steps: int) -> Candidates:
-        return refine_poses(
-            self.source,
-            self.references,
-            self.half,
-            candidates,
-            self.noise,
-            self.executor,
-            radius=radius,
-            n_steps=n_steps,
-            priors=self.priors,
-            largest_turn=self.largest_turn,
-        )
+def _settle_frames(
+    fit: Fit,
+    poses: PoseTable,
+    candidates: Candidates,
+    fitting: np.ndarray,
+    plan: Plan,
+    notes: dict[str, float],
+    *,
+    everyone: bool,
+) -> None:
+    """Bring both halves to one frame; at the end, when every particle is asked, widen the error bars as well."""
+    good = np.flatnonzero(fitting > 0.5)
+    rows = None if everyone else good[:: max(1, len(good) // ASKED)]
+    across = look_across(fit, candidates, rows, n_steps=5 if everyone else 3)
+    frames = across.frames(plan.symmetry)
+    if everyone:
+        notes["pose_inflation"], notes["shift_inflation"] = across.inflation(frames)
+        widen_errors(poses, across.row, notes["pose_inflation"], notes["shift_inflation"])
+    notes["frames_deg"] = float(np.rad2deg(np.linalg.norm(frames.turn)))
+    notes["frames_px"] = float(np.linalg.norm(frames.shift_px))
+    join_frames(frames, poses.half, poses.rotation, poses.shift_px)
+    join_frames(frames, poses.half[candidates.row], candidates.rotation, candidates.shift_px)
 
 
 def _given_shift(source: ImageSource) -> np.ndarray | None:
@@ -412,7 +412,7 @@ def _safety_net(
     references: list[PaddedSpectrum],
     poses: PoseTable,
     candidates: Candidates,
-    fit: _Fit,
+    fit: Fit,
     plan: Plan,
     executor: Executor,
     noise: NoiseModel,
@@ -452,38 +452,6 @@ def _safety_net(
     better = np.unique(found.row[found.log_likelihood > old + 1.0])
     joined = join_candidates([replace(candidates, posterior=None), replace(found, posterior=None)])
     return joined, len(better)
-
-
-def _widen_errors(
-    source: ImageSource, references: list[PaddedSpectrum], poses: PoseTable, candidates: Candidates, fit: _Fit
-) -> tuple[float, float]:
-    """Widen the error bars of poses and shifts by what the noise of the reference adds; returns the two factors.
-
-    The curvature knows the noise of the image only. How far a pose moves when it is fitted to the map of the other half
-    shows what the map's noise does, and what the particle's own share in its map does. Nothing but the error bars is
-    changed by this look across.
-    """
-    assert candidates.posterior is not None and candidates.information is not None
-    own = candidates.select(best_of(candidates, candidates.posterior))
-    other = replace(fit, references=references[::-1])(own, min(r.radius for r in references), 5)
-    assert own.information is not None
-    turn = matrix_to_axis_angle(torch.from_numpy(own.rotation).mT @ torch.from_numpy(other.rotation)).numpy()
-    move = (other.shift_px - own.shift_px)[:, ::-1]
-    covariance = np.linalg.inv(own.information + 1e-9 * np.eye(6))
-    factors = []
-    for step, part in ((turn, slice(0, 3)), (move, slice(3, 5))):
-        block = np.linalg.inv(covariance[:, part, part])
-        square = np.einsum("ni,nij,nj->n", step, block, step) / step.shape[1]
-        # particles that ran to another optimum say nothing of the width of this one
-        factors.append(float(np.sqrt(1.0 + np.mean(square[square < 9.0]) if (square < 9.0).any() else 1.0)))
-    for column, factor in (
-        (poses.pose_error, factors[0]),
-        (poses.pose_radius, factors[0]),
-        (poses.shift_error_px, factors[1]),
-        (poses.shift_radius_px, factors[1]),
-    ):
-        column[own.row] *= factor
-    return factors[0], factors[1]
 
 
 def save_state(path: Path, state: State) -> None:
