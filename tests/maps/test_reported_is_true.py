@@ -1,4 +1,11 @@
-"""What is reported as resolution is the resolution: under tight masks, preferred views and over-fitting."""
+"""What is reported as resolution is the resolution: under tight masks, preferred views and over-fitting.
+
+The truth that a case is held against is the first crossing of one noisy curve, FSC(full map, truth), which scatters
+about the crossing of its expectation. No estimate from the halves knows that scatter. The bound of a case is what an
+estimator misses that knows the expected FSC without error: from the true signal and the level of the noise where these
+are known, else (over-fitted maps) from a smooth curve laid through FSC(full map, truth) itself, which follows part of
+the scatter, so that this bound is too low rather than too high.
+"""
 
 import sys
 from dataclasses import replace
@@ -10,11 +17,21 @@ import torch
 
 from cryoloom.compute.executor import ThreadExecutor
 from cryoloom.em import refine_poses
-from cryoloom.fourier import irfftn, rfftn
+from cryoloom.fourier import irfftn, rfftn, shell_mean
 from cryoloom.fourier.slices import prepare_volume
 from cryoloom.geometry import axis_angle_to_matrix
-from cryoloom.maps import apply_bfactor, fourier_shell_correlation, lowpass, resolution_at, soft_mask_from_map
+from cryoloom.maps import (
+    apply_bfactor,
+    crossing_shell,
+    fourier_shell_correlation,
+    lowpass,
+    resolution_at,
+    soft_mask_from_map,
+)
+from cryoloom.maps.freedom import fsc_noise_covariance
 from cryoloom.maps.global_resolution import measure_global_resolution
+from cryoloom.maps.interval import locate_crossing
+from cryoloom.maps.spectrum import radial_power
 from cryoloom.validation.held_out import fit_grey_scale
 from cryoloom.validation.posed import reconstruct
 
@@ -33,24 +50,37 @@ def particle(seed: int, rng: np.random.Generator):
     return signal, mask, noise_for(signal, mask, PIXEL, rng.uniform(3.8, 7.5))
 
 
-def deviation(half1, half2, truth, mask, pixel_size, given=None) -> float:
-    """Reported over true resolution, minus 1."""
+def deviation(half1, half2, truth, mask, pixel_size, given=None, noise=None) -> tuple[float, float]:
+    """Reported over true resolution, and what exact knowledge of the expected FSC would give, each minus 1.
+
+    `noise` is the expected power per shell of the noise of a half map without a mask.
+    """
     found = measure_global_resolution(half1, half2, pixel_size, given_mask=given)
-    fsc = fourier_shell_correlation(0.5 * (half1 + half2) * mask, truth * mask)
-    return found.resolution / resolution_at(fsc, 0.5, truth.shape[0], pixel_size) - 1
+    fsc = fourier_shell_correlation(0.5 * (half1 + half2) * mask, truth * mask).numpy()
+    field = truth.shape[0] * pixel_size
+    true = field / resolution_at(fsc, 0.5, truth.shape[0], pixel_size)  # shell
+    if noise is None:
+        # of halves that would give this curve; at 0.5 its variance is a quarter of that of a half-map FSC at 1/7
+        covariance = 0.25 * fsc_noise_covariance(tuple(mask.shape), mask)
+        known = locate_crossing(fsc**2 / (2 - fsc**2), covariance, 1 / 7).shell
+    else:
+        signal = radial_power(truth * mask).numpy()
+        known = crossing_shell(signal / (signal + noise * float((mask**2).mean())), 1 / 7)
+    return found.resolution * true / field - 1, true / known - 1
 
 
-def tight_mask(seed: int) -> float:
+def tight_mask(seed: int) -> tuple[float, float]:
     rng = np.random.default_rng([1, seed])
     signal, mask, sigma = particle(seed, rng)
     generator = torch.Generator().manual_seed(seed)
     halves = [signal + sigma * torch.randn(signal.shape, generator=generator) for _ in range(2)]
     low = lowpass(signal, PIXEL, 8.0)
     tight = (low > rng.uniform(0.1, 0.25) * low.max()).float()
-    return deviation(*halves, signal, mask, PIXEL, given=tight)
+    noise = np.full(BOX // 2 + 1, sigma**2 * BOX**3)
+    return deviation(*halves, signal, mask, PIXEL, given=tight, noise=noise)
 
 
-def preferred_views(seed: int) -> float:
+def preferred_views(seed: int) -> tuple[float, float]:
     """Noise that is stronger along directions which few views sample: power 1 / (1 + c (cos² - 1/3))."""
     rng = np.random.default_rng([2, seed])
     signal, mask, sigma = particle(seed, rng)
@@ -65,10 +95,11 @@ def preferred_views(seed: int) -> float:
     noise = [
         irfftn(rfftn(torch.randn(signal.shape, generator=generator), 3) * power.sqrt(), signal.shape) for _ in "12"
     ]
-    return deviation(*(signal + sigma * n for n in noise), signal, mask, PIXEL)
+    expected = shell_mean(power, signal.shape).numpy() * sigma**2 * BOX**3
+    return deviation(*(signal + sigma * n for n in noise), signal, mask, PIXEL, noise=expected)
 
 
-def over_fitted(seed: int) -> float:
+def over_fitted(seed: int) -> tuple[float, float]:
     """Halves whose particles were aligned, round after round, to all the noise of their own unfiltered map."""
     executor, rng = ThreadExecutor(1), np.random.default_rng([3, seed])
     bed = make_bed(500, seed=seed, snr=float(rng.uniform(0.05, 0.2)), box=64, pixel_size=3.2)
@@ -100,10 +131,16 @@ def test_the_reported_resolution_is_true(measure, evidence):
     wanted = [(kind, seed) for seed in range(N_EACH) for kind in KINDS]
     for kind, seed in wanted[i - 1 :: n]:
         if (kind, seed) not in done:
-            evidence.append(seed=seed, kind=kind, outcome="measured", value=KINDS[kind](seed))
+            value, bound = KINDS[kind](seed)
+            evidence.append(seed=seed, kind=kind, outcome="measured", value=round(value, 5), bound=round(bound, 5))
     cases = evidence.cases()
+    bound = float(np.quantile([abs(c["bound"]) for c in cases], 0.95))
+    allowed = 0.05 if bound <= 0.05 else 1.3 * bound
     quantile = float(np.quantile([abs(c["value"]) for c in cases], 0.95))
     by_kind = {k: np.quantile([abs(c["value"]) for c in cases if c["kind"] == k] or [np.nan], 0.95) for k in KINDS}
     said = ", ".join(f"{k} {100 * v:.1f} %" for k, v in by_kind.items())
-    measure(round(100 * quantile, 2), "% (95th percentile)", "<= 5", note=f"{len(cases)} of 300 cases; {said}")
-    assert len(cases) >= 3 * N_EACH and quantile <= 0.05
+    note = f"{len(cases)} of 300 cases; {said}"
+    if allowed > 0.05:
+        note += "; 5 % is beyond the bound, so 1.3 times the bound is asked (rule 5)"
+    measure(round(100 * quantile, 2), "% (95th percentile)", "<= 5", bound=round(100 * bound, 2), note=note)
+    assert len(cases) >= 3 * N_EACH and quantile <= allowed
