@@ -24,6 +24,7 @@ def made_views(rng, n, mean, shift=0.0):
         shift + rng.normal(size=(n, len(LOOKS))),
         np.zeros(n, dtype=bool),
         np.zeros(n, dtype=bool),
+        np.full(n, 5.0),
     )
 
 
@@ -72,6 +73,20 @@ def test_masked_places_are_never_kept_and_the_share_of_false_picks_is_respected(
     assert not candidates.masked[rows].any() and false <= 0.1
     assert (kind[rows] != 0).mean() < 0.15 and (kind[rows] == 0).sum() > 450
     assert len(keep(Judged(candidates, group, found, 0.2, [0]), PickSettings())[0]) == 0
+
+
+def test_what_crowds_along_the_border_is_not_believed():
+    candidates, decoys, kind, group, decoy_group = made_set(2, n_junk=0)
+    rng = np.random.default_rng(0)
+    decoys.border[:50] = 0.7  # the strip has a thirtieth of the area
+    particles, noise = np.flatnonzero(kind == 0), np.flatnonzero(kind == 1)
+    candidates.border[rng.choice(noise, 50, replace=False)] = 0.7
+    even = agree(candidates, decoys, group, decoy_group)
+    crowd = particles[:200]  # a third of all that stands above noise
+    candidates.border[crowd] = 0.7
+    crowded = agree(candidates, decoys, group, decoy_group)
+    assert np.median(crowded.clean[crowd]) < 0.5 < np.median(even.clean[crowd])
+    np.testing.assert_allclose(crowded.clean[particles[200:]], even.clean[particles[200:]], atol=0.05)
 
 
 def test_candidates_and_decoys_of_pure_noise_are_alike():

@@ -82,7 +82,10 @@ def learn_template(
     def measure(row: int) -> dict[str, Any]:
         image, pixel_size = load(row)
         transfer = transfer_of(micrographs, row)
-        return measure_shape(image, pixel_size, transfer, core, kept[row], dark=dark, distance=core).as_json()
+        found = measure_shape(
+            image, pixel_size, transfer, core, kept[row], dark=dark, distance=core, exclude=settings.exclude
+        )
+        return found.as_json()
 
     parts = run.each(list(found), measure, key=name_of, label="Measuring their profile")
     template = fit_template([Normal.from_json(entry) for entry in parts if entry is not None], core)

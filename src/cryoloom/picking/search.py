@@ -4,6 +4,7 @@ Candidates come with the local statistics that tell particles from ice, carbon a
 decided here, since thresholds belong to all micrographs together.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -157,12 +158,18 @@ def measure_shape(
     *,
     dark: bool,
     distance: float,
+    exclude: bool = False,
 ) -> Normal:
     """What the picks of a micrograph say about the size and the profile of the particle; see `radial`.
 
     `position_px` `(n, 2)` are pixels yx of the micrograph; picks closer than `distance` Å to the edge are left out.
+    With `exclude`, carbon, crystals and aggregates are filled, whose steps would hide how far particles reach.
     """
     reduced = reduce_micrograph(image, pixel_size, diameter / 12, dark=dark)
+    if exclude:
+        mask = exclusion_mask(reduced.image, reduced.mean_pixel_size, least_diameter=diameter)
+        filled = fill_excluded(reduced.image, mask, reduced.mean_pixel_size)
+        reduced = dataclasses.replace(reduced, image=filled)
     place = reduced.from_micrograph(torch.from_numpy(position_px)).numpy()
     return normal_equations(reduced, transfer, place[_usable(place, reduced, distance, None)], diameter)
 

@@ -8,7 +8,9 @@ which also learns how *junk* answers the pickers (labels of one view that teach 
 doi:10.1145/279943.279962; semi-supervised: Käll et al. 2007, doi:10.1038/nmeth1113; agreement of pickers:
 Sanchez-Garcia et al. 2018, doi:10.1107/S2052252518014392). The looks need no labels: junk looks unlike the typical
 particle, which has a distribution of its own (Student's), and junk comes from a much wider one about the same centre
-(after Tukey's contaminated normal), whose width and share are the likeliest. Log odds of the witnesses are added, as if
+(after Tukey's contaminated normal), whose width and share are the likeliest. Particles lie everywhere alike, so where
+more stands above noise in a strip along the border than its decoys, which lie everywhere alike too, account for, the
+rest is junk: the borders of images ring. Log odds of the witnesses are added, as if
 they erred apart; the probability against noise is counted anew against the decoys, which have gone through the same.
 Each candidate is judged by fits that have not seen its part of the micrographs. Neglected: what makes witnesses err
 together, junk that looks like the particle, and particles in a view so rare that it looks like junk.
@@ -31,6 +33,7 @@ _SHRINK = 0.1  # of the covariance towards its diagonal
 _MOST = 6.0  # log odds of one witness, beyond which it says no more
 _LEAST_JUNK = 1e-3
 _SURE = (0.9, 0.8, 0.7)  # probability of a sure particle: the first that leaves half of the expected particles
+_STRIPS = (0.6, 0.8, 1.0)  # core diameters from the border, outer edges of strips
 _UNSURE = 1e-3  # nearest that labels come to 0 and 1
 _FEW = 20
 
@@ -88,7 +91,9 @@ def agree(
     for columns in ([witness], others):
         mine, theirs = _word(candidates.scores[:, columns], decoys.scores[:, columns], label, ~candidates.masked, folds)
         odds, decoy_odds = odds + mine, decoy_odds + theirs
-    clean = _cleanness(candidates.looks, usable & (odds > 0), folds[0])
+    above = usable & (odds > 0)
+    ordinary = _ordinary(candidates.border, above, decoys.border)
+    clean = _cleanness(candidates.looks, above, ordinary, folds[0])
     probability = np.where(candidates.masked, 0.0, _no_noise(odds, decoy_odds, usable) * _chance(clean))
     for least in _SURE:
         trusted = usable & (probability > least)
@@ -126,8 +131,25 @@ def _terms(z: np.ndarray) -> np.ndarray:
     return np.concatenate([np.ones((len(z), 1)), z, z[:, a] * z[:, b]], axis=1)
 
 
-def _cleanness(looks: np.ndarray, above: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """Log odds against junk by the looks of the candidates that stand above noise, `(n,)`."""
+def _ordinary(border: np.ndarray, above: np.ndarray, decoy_border: np.ndarray) -> np.ndarray:
+    """Share of what is above noise that is as dense as far from the border, for the strip of each candidate, `(n,)`.
+
+    Decoys of noise stand for the area of a strip. Two deviations of the expected number are allowed for.
+    """
+    strip, decoy_strip = np.digitize(border, _STRIPS), np.digitize(decoy_border, _STRIPS)
+    found, area = (np.bincount(s, minlength=len(_STRIPS) + 1) for s in (strip[above], decoy_strip))
+    density = found[-1] / max(area[-1], 1)
+    expected = density * (area + 1)
+    share = np.minimum((expected + 2 * np.sqrt(expected * (1 + density))) / np.maximum(found, 1), 1.0)
+    share[-1] = 1.0
+    return np.asarray(share[strip])
+
+
+def _cleanness(looks: np.ndarray, above: np.ndarray, ordinary: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Log odds against junk by the looks of the candidates that stand above noise, `(n,)`.
+
+    At least the share `1 - ordinary` `(n,)` of them is junk.
+    """
     if above.sum() < _FEW:
         return np.full(len(looks), _MOST)
     ratio = np.zeros((len(looks), len(_WIDER)))
@@ -136,7 +158,8 @@ def _cleanness(looks: np.ndarray, above: np.ndarray, fold: np.ndarray) -> np.nda
         typical = _Looks(looks[shown] if shown.sum() >= _FEW else looks[above])
         ratio[fold == part] = typical.ratios(looks[fold == part])
     width, share = _junk(ratio[above])
-    return np.asarray(np.clip(ratio[:, width] - _logit(share), -_MOST, _MOST))
+    junk = np.clip(1 - ordinary, share, 1 - _LEAST_JUNK)
+    return np.asarray(np.clip(ratio[:, width] - _logit(junk), -_MOST, _MOST))
 
 
 def _folds(group: np.ndarray, place: np.ndarray) -> np.ndarray:

@@ -47,6 +47,8 @@ class Views:
         Whether the place lies on carbon, a crystal or an aggregate, `(n,)` bool.
     contested
         Whether a higher decoy lies near, `(n,)` bool; of decoys, always False.
+    border
+        Distance from the border of the micrograph in core diameters, `(n,)`.
     """
 
     position_px: np.ndarray
@@ -54,6 +56,7 @@ class Views:
     looks: np.ndarray
     masked: np.ndarray
     contested: np.ndarray
+    border: np.ndarray
 
     def __len__(self) -> int:
         return len(self.masked)
@@ -70,6 +73,7 @@ class Views:
             "looks": np.round(self.looks, 4),
             "masked": self.masked,
             "contested": self.contested,
+            "border": np.round(self.border, 3),
             "shape": [self.scores.shape[1], self.looks.shape[1]],
         }
 
@@ -83,6 +87,7 @@ class Views:
             np.asarray(stored["looks"], dtype=np.float64).reshape(-1, j),
             np.asarray(stored["masked"], dtype=bool),
             np.asarray(stored["contested"], dtype=bool),
+            np.asarray(stored["border"], dtype=np.float64),
         )
 
     @classmethod
@@ -131,7 +136,8 @@ def views_of(
             y, x = np.rint(own.place).astype(int).T
             masked = prepared.excluded.cpu().numpy()[y, x]
         position = prepared.reduced.to_micrograph(torch.from_numpy(own.place)).numpy()
-        both.append(Views(position, own.scores, columns, masked, argued))
+        border = _from_border(own.place, prepared.flat.shape) * px / core
+        both.append(Views(position, own.scores, columns, masked, argued, border))
     return both[0], both[1]
 
 
@@ -228,5 +234,9 @@ def _local_mean(plane: np.ndarray, seen: np.ndarray, sigma: float) -> np.ndarray
 
 
 def _inside(place: np.ndarray, shape: Sequence[int], margin_px: float) -> np.ndarray:
-    y, x = place[:, 0], place[:, 1]
-    return (y >= margin_px) & (y <= shape[0] - 1 - margin_px) & (x >= margin_px) & (x <= shape[1] - 1 - margin_px)
+    return np.asarray(_from_border(place, shape) >= margin_px)
+
+
+def _from_border(place: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Pixels from places `(n, 2)` to the nearest edge of an image, `(n,)`."""
+    return np.asarray(np.minimum(place, np.asarray(shape) - 1 - place).min(1, initial=np.inf))
