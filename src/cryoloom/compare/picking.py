@@ -23,8 +23,8 @@ from cryoloom.compare.settings import COMPARE_PICKING, ComparePickingSettings
 from cryoloom.compare.show import show_comparison
 from cryoloom.contract import Run, WorkFailed, stage
 from cryoloom.data import MicrographSet, PickSet
+from cryoloom.data.names import stem_of
 from cryoloom.picking.consensus.search import ConsensusSearch, Judged
-from cryoloom.picking.figures import stem_of
 from cryoloom.picking.finders import Finder
 from cryoloom.picking.looked_for import LookedFor, MicrographImages, balls, look_for
 from cryoloom.picking.settings import PickSettings

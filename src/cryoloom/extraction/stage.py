@@ -9,6 +9,7 @@ import torch
 from cryoloom.contract import Figure, InputError, Run, WorkFailed, stage
 from cryoloom.data import MicrographSet, Optics, ParticleSet, PickSet
 from cryoloom.data.halves import assign_halves, groups_in_both_halves, linked_groups
+from cryoloom.data.names import match_rows, stem_of
 from cryoloom.extraction.contrast import contrast_evidence
 from cryoloom.extraction.cut import cut_particles, inside_micrograph
 from cryoloom.extraction.geometry import BoxPlan, aimed_resolution, box_remark, defocus_spread, plan_box
@@ -154,27 +155,6 @@ def _from_particles(micrographs: MicrographSet, particles: ParticleSet | None) -
         size = micrograph_px[micrographs.optics_index[row[known]]]
         position = position + np.nan_to_num(source.shift) / size[:, None]
     return Wanted(row[known], position, source)
-
-
-def match_rows(paths: np.ndarray, names: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Row of the micrograph of each name, by path and, failing that, by stem; and whether there is one.
-
-    Parameters
-    ----------
-    paths
-        Files of the micrographs, `(m,)` str.
-    names
-        What picks or particles call theirs, `(n,)` str.
-    """
-    if names is None:
-        raise InputError("The picks do not name their micrographs.")
-    by_path = {str(path): i for i, path in enumerate(paths)}
-    stems = [_stem(str(path)) for path in paths]
-    by_stem = {stem: i for i, stem in enumerate(stems) if stems.count(stem) == 1} if len(stems) < 20_000 else {}
-    unique, inverse = np.unique(np.asarray(names, dtype=str), return_inverse=True)
-    found = np.asarray([by_path.get(str(u), by_stem.get(_stem(str(u)), -1)) for u in unique], dtype=np.int64)
-    row = found[inverse] if len(unique) else np.zeros(0, dtype=np.int64)
-    return row, row >= 0
 
 
 def _look_at_contrast(
@@ -394,10 +374,6 @@ def _show(found: ParticleSet, run: Run) -> None:
 
 def stack_name(paths: np.ndarray, row: int) -> str:
     """Name of the stack of a micrograph; micrographs of equal stem are told apart by their row."""
-    stem = _stem(str(paths[row]))
-    same = [i for i, path in enumerate(paths) if _stem(str(path)) == stem]
+    stem = stem_of(str(paths[row]))
+    same = [i for i, path in enumerate(paths) if stem_of(str(path)) == stem]
     return f"{stem}.mrcs" if len(same) == 1 else f"{stem}_{row + 1:05d}.mrcs"
-
-
-def _stem(path: str) -> str:
-    return path.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]

@@ -7,6 +7,7 @@ import torch
 
 from cryoloom.contract import Figure, Run
 from cryoloom.data import MicrographSet
+from cryoloom.data.names import stem_of as stem_of
 from cryoloom.picking.decide import Decision
 from cryoloom.picking.reduce import flatten_background, reduce_micrograph
 
@@ -53,8 +54,3 @@ def show_picks(micrographs: MicrographSet, decision: Decision, diameter: float, 
                 },
             )
         )
-
-
-def stem_of(path: str) -> str:
-    """Name of a file without its folder and suffix."""
-    return path.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]

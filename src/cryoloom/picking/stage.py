@@ -4,10 +4,11 @@ from typing import Any
 
 from cryoloom.contract import Run, stage
 from cryoloom.data import MicrographSet, PickSet
+from cryoloom.data.names import stem_of
 from cryoloom.io.records import write_coordinates
 from cryoloom.picking.consensus.search import ConsensusSearch
 from cryoloom.picking.decide import decide_by_agreement, decide_by_score
-from cryoloom.picking.figures import show_picks, stem_of
+from cryoloom.picking.figures import show_picks
 from cryoloom.picking.learn import transfer_of
 from cryoloom.picking.looked_for import LookedFor, MicrographImages, balls, look_for
 from cryoloom.picking.search import Candidates, search_micrograph

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cryoloom.contract import InputError
 from cryoloom.data import MicrographSet, PickSet
+from cryoloom.data.names import match_rows
 from cryoloom.picking.matched import Spectrum, Transfer
 from cryoloom.picking.peaks import normalise_by_background
 from cryoloom.picking.reduce import flatten_background, reduce_micrograph
@@ -35,21 +36,13 @@ def labels_of(micrographs: MicrographSet, labels: PickSet) -> dict[int, tuple[np
     InputError
         If no label is on any of the micrographs.
     """
-    row_of: dict[str, int] = {}
-    stems = [_stem(str(path)) for path in micrographs.path]
-    for row, stem in enumerate(stems):
-        if stems.count(stem) == 1:
-            row_of[stem] = row
-    row_of |= {str(path): row for row, path in enumerate(micrographs.path)}
     weight = np.ones(len(labels)) if labels.probability is None else np.nan_to_num(labels.probability)
-    found: dict[int, list[int]] = {}
-    for i, name in enumerate(labels.micrograph):
-        row = row_of.get(str(name), row_of.get(_stem(str(name)), -1))
-        if row >= 0 and weight[i] > 0:
-            found.setdefault(row, []).append(i)
+    row, known = match_rows(micrographs.path, labels.micrograph)
+    found = {int(r): np.flatnonzero((row == r) & (weight > 0)) for r in np.unique(row[known])}
+    found = {r: own for r, own in found.items() if len(own)}
     if not found:
         raise InputError("None of the labels is on these micrographs; give the micrographs on which they were placed.")
-    return {row: (labels.position_px[own], weight[own]) for row, own in sorted(found.items())}
+    return {row: (labels.position_px[own], weight[own]) for row, own in found.items()}
 
 
 def answers_at_labels(
@@ -94,7 +87,3 @@ def size_and_contrast(answers: Sequence[Answers], diameters: Sequence[float]) ->
     total = np.sum([a.total for a in answers], axis=0)
     best = int(np.abs(total).argmax())
     return float(diameters[best]), bool(total[best] > 0)
-
-
-def _stem(path: str) -> str:
-    return path.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
