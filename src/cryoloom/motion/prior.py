@@ -140,4 +140,26 @@ def solve_motion(
             counts[prior.groups[m]] += q.shape[0]
         variance = np.maximum(squares / counts, 1e-10)
     modes = (stacked @ v).reshape(n_modes, n_frames, 2)
+    if n_updates:
+        inverse = inverse + _spread_of_variances(prior, inverse, v, variance)
     return modes, stacked @ inverse @ stacked.T, variance
+
+
+def _spread_of_variances(prior: MotionPrior, inverse: np.ndarray, v: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Covariance that comes from not knowing the step variances exactly, `(n, n)`.
+
+    The logarithm of a variance found from `g` well determined numbers has the variance `2 / g` (MacKay 1992,
+    doi:10.1162/neco.1992.4.3.415); what it moves adds to the covariance (Kass, Steffey 1989,
+    doi:10.1080/01621459.1989.10478825).
+    """
+    out = np.zeros_like(inverse)
+    for group in np.unique(prior.groups):
+        pull, determined = np.zeros_like(v), 0.0
+        for m, part in enumerate(prior.slices):
+            if prior.groups[m] == group:
+                precision = prior.precisions[m] / variance[group]
+                pull[part] = precision @ v[part]
+                determined += 2 * (len(precision) - float(np.sum(precision * inverse[part, part])))
+        moved = inverse @ pull  # by a unit of the logarithm
+        out += 2 / max(determined, 1.0) * 0.5 * moved @ moved.T
+    return out
