@@ -6,12 +6,14 @@ micrographs than it judges: half of them train the network for the other half. I
 sees something, and the answer of a method is the probability that noise does not explain what it sees there, counted
 against the decoys that the same method finds on the inverted micrographs.
 
-Both probabilities are calibrated alike, so their mean is taken (the linear pool of opinions; Stone 1961,
-doi:10.1214/aoms/1177704873), whose mean squared error is never above the mean of both. A place is in dispute where the
-two are far apart, and where both are far from what they say together with the looks of the place (`consensus.fit`),
-since junk may deceive both.
+A probability states its own error: that of a coin, and some of its calibration. The consensus is the mean of two pools
+of opinions (Stone 1961, doi:10.1214/aoms/1177704873): the mean of least variance, in which the surer one counts more,
+and the verdict of `consensus.fit`, which has learnt how much the word of each counts here and also hears the looks of
+a place. A place is in dispute where the two methods, or one of them and that verdict, are far apart, since junk may
+deceive both methods.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +30,9 @@ from cryoloom.picking.consensus.search import ConsensusSearch, Judged
 from cryoloom.picking.finders import Finder
 from cryoloom.picking.looked_for import LookedFor, MicrographImages, balls, look_for
 from cryoloom.picking.settings import PickSettings
+
+CALIBRATION = 0.1
+"""Error of a probability that is counted against decoys, besides that of a coin."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +84,13 @@ def two_pickers(
 
 def compare_pickers(items: np.ndarray, found: TwoPickers, methods: tuple[str, str], tolerance: float) -> Comparison:
     """Hold both answers of all places together; the tolerance is one of probabilities."""
-    error = np.full(len(items), float(np.sqrt((found.alone * (1 - found.alone)).mean())))
-    answers = [Answers(method, found.alone[:, i], error) for i, method in enumerate(methods)]
+    error = np.sqrt(found.alone * (1 - found.alone) + CALIBRATION**2)
+    answers = [Answers(method, found.alone[:, i], error[:, i]) for i, method in enumerate(methods)]
     sides = np.column_stack([found.alone, found.together])
-    return compare_answers(
+    both = compare_answers(
         "probability of a particle", "", items, *answers, tolerance=tolerance, distance=np.ptp(sides, axis=1)
     )
+    return dataclasses.replace(both, consensus=0.5 * (both.consensus + found.together))
 
 
 @stage(COMPARE_PICKING)
