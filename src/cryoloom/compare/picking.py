@@ -6,11 +6,10 @@ micrographs than it judges: half of them train the network for the other half. I
 sees something, and the answer of a method is the probability that noise does not explain what it sees there, counted
 against the decoys that the same method finds on the inverted micrographs.
 
-A probability states its own error: that of a coin, and some of its calibration. The consensus is the mean of two pools
-of opinions (Stone 1961, doi:10.1214/aoms/1177704873): the mean of least variance, in which the surer one counts more,
-and the verdict of `consensus.fit`, which has learnt how much the word of each counts here and also hears the looks of
-a place. A place is in dispute where the two methods, or one of them and that verdict, are far apart, since junk may
-deceive both methods.
+The consensus multiplies the odds of both, as if they erred apart (logarithmic pool; Genest and Zidek 1986,
+doi:10.1214/ss/1177013825), so two that believe a little believe more together, and the surer one counts more. A place
+is in dispute where the two, or one of them and the verdict of `consensus.fit`, which hears the looks of the place too,
+are far apart: junk may deceive both methods.
 """
 
 import dataclasses
@@ -31,8 +30,8 @@ from cryoloom.picking.finders import Finder
 from cryoloom.picking.looked_for import LookedFor, MicrographImages, balls, look_for
 from cryoloom.picking.settings import PickSettings
 
-CALIBRATION = 0.1
-"""Error of a probability that is counted against decoys, besides that of a coin."""
+SUREST = 0.02
+"""A probability that is counted against decoys is never nearer to 0 or 1 than this."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +83,14 @@ def two_pickers(
 
 def compare_pickers(items: np.ndarray, found: TwoPickers, methods: tuple[str, str], tolerance: float) -> Comparison:
     """Hold both answers of all places together; the tolerance is one of probabilities."""
-    error = np.sqrt(found.alone * (1 - found.alone) + CALIBRATION**2)
-    answers = [Answers(method, found.alone[:, i], error[:, i]) for i, method in enumerate(methods)]
-    sides = np.column_stack([found.alone, found.together])
+    alone = np.clip(found.alone, SUREST, 1 - SUREST)
+    answers = [Answers(name, alone[:, i], np.sqrt(alone[:, i] * (1 - alone[:, i]))) for i, name in enumerate(methods)]
+    sides = np.column_stack([alone, found.together])
     both = compare_answers(
         "probability of a particle", "", items, *answers, tolerance=tolerance, distance=np.ptp(sides, axis=1)
     )
-    return dataclasses.replace(both, consensus=0.5 * (both.consensus + found.together))
+    yes, no = alone.prod(1), (1 - alone).prod(1)
+    return dataclasses.replace(both, consensus=yes / (yes + no))
 
 
 @stage(COMPARE_PICKING)
