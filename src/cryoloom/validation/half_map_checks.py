@@ -17,6 +17,7 @@ from cryoloom.maps.global_resolution import GlobalResolution, measure_global_res
 from cryoloom.maps.interval import locate_crossing
 from cryoloom.maps.local_resolution import LocalResolution, choose_bands, default_window, measure_local_resolution
 from cryoloom.maps.mask import MaskFromMap
+from cryoloom.maps.permutation import PermutedFsc, permuted_fsc
 from cryoloom.maps.single_map import estimate_single_map
 from cryoloom.maps.standard_mask import standard_mask
 from cryoloom.maps.windowed import WindowedHalves
@@ -40,6 +41,8 @@ class HalfMaps:
         Å.
     found
         Resolution, behind the standard mask.
+    permuted
+        Significance of the FSC behind that mask, by permutation.
     local, cones, hand, wilson
         Where they could be measured, else None.
     """
@@ -48,6 +51,7 @@ class HalfMaps:
     half2: Tensor
     pixel_size: float
     found: GlobalResolution
+    permuted: PermutedFsc
     local: LocalResolution | None
     cones: DirectionalFsc | None
     hand: HandCall
@@ -70,7 +74,13 @@ def check_half_maps(
     """Answer all items that need nothing but the half maps."""
     n_copies = len(symmetry_matrices(symmetry))
     found = measure_global_resolution(half1, half2, pixel_size, given_mask=given_mask, n_copies=n_copies)
-    _answer_resolution(found, report)
+    permuted = permuted_fsc(
+        half1 * found.mask.mask,
+        half2 * found.mask.mask,
+        run.generator("permutation"),
+        effective_counts=1.0 / np.diag(found.covariance),
+    )
+    _answer_resolution(found, permuted, half1.shape[0] * pixel_size, report)
     _answer_mask(half1, half2, pixel_size, given_mask, found, n_copies, run, report)
     _answer_curve(found, pixel_size, half1.shape[0], report)
     resolved = found.resolution <= WORST
@@ -84,10 +94,10 @@ def check_half_maps(
     _answer_wilson(wilson, found.resolution, report)
     hand = _answer_hand(0.5 * (half1 + half2), found, pixel_size, report)
     _answer_single_map(0.5 * (half1 + half2), pixel_size, found, report)
-    return HalfMaps(half1, half2, pixel_size, found, local, cones, hand, wilson)
+    return HalfMaps(half1, half2, pixel_size, found, permuted, local, cones, hand, wilson)
 
 
-def _answer_resolution(found: GlobalResolution, report: Report) -> None:
+def _answer_resolution(found: GlobalResolution, permuted: PermutedFsc, field: float, report: Report) -> None:
     best, worst = found.interval
     said = (
         f"The half maps agree to {found.resolution:.2f} Å (95 % interval {best:.2f} to {worst:.2f} Å, FSC 0.143 behind "
@@ -103,7 +113,11 @@ def _answer_resolution(found: GlobalResolution, report: Report) -> None:
         unit="Å",
         interval=(round(best, 3), round(worst, 3)),
         limit=f"<= {WORST:.0f}",
-        detail={"at_0.5": number(found.at_half), "at_half_bit": number(found.at_half_bit)},
+        detail={
+            "at_0.5": number(found.at_half),
+            "at_half_bit": number(found.at_half_bit),
+            "significant_to": number(field / max(permuted.shell, 1)),
+        },
     )
 
 
