@@ -80,3 +80,10 @@ def test_a_diameter_beyond_the_circle_of_the_classes_is_not_believed(tmp_path):
     assert find_particles(way, tmp_path / "micrographs.star").diameter == 210.0
     second = [settings["diameter"] for stage, _, settings in way.asked if stage == "pick"][1]
     assert second == pytest.approx(1.3 * DIAMETER)
+
+
+def test_each_round_picks_by_the_method_that_is_wanted(tmp_path):
+    for wanted in ("single", "consensus"):
+        way = Scripted(tmp_path, [(300, 0.3), (200, 0.01)], picking=wanted)
+        find_particles(way, tmp_path / "micrographs.star")
+        assert [settings["method"] for stage, _, settings in way.asked if stage == "pick"] == [wanted, wanted]

@@ -62,7 +62,8 @@ def find_particles(way: Way, micrographs: Path) -> FoundParticles | None:
     references: dict[str, Any] = {}
     best: _Round | None = None
     for number in range(way.settings.rounds_of_picking):
-        picks = way.step("pick", {"micrographs": micrographs, **references}, diameter=extent)
+        inputs = {"micrographs": micrographs, **references}
+        picks = way.step("pick", inputs, diameter=extent, method=way.settings.picking)
         if picks.summary["n_out"] == 0:
             break
         first = first or picks.summary["diameter"]

@@ -1,5 +1,7 @@
 """Settings of the whole way from movies, micrographs or particles to a validated map."""
 
+from typing import Literal
+
 from pydantic import model_validator
 
 from cryoloom.contract import Input, Settings, StageDeclaration, setting
@@ -24,6 +26,12 @@ class RunSettings(Settings):
         "classification moves the picks no more",
         ge=1,
         le=4,
+        expert=True,
+    )
+    picking: Literal["single", "consensus"] = setting(
+        "single",
+        "One picker in each round, or the consensus of several and of networks that learn while it runs; the latter "
+        "knows junk better and takes longer",
         expert=True,
     )
 
