@@ -1,8 +1,7 @@
 """Settings and declarations of the stages `compare ...`."""
 
-from pydantic import model_validator
-
 from cryoloom.contract import Input, Settings, StageDeclaration, setting, tool
+from cryoloom.picking.settings import DiameterRange
 
 _HALVES = (
     Input("half1", "map", "First half map, unfiltered and unmasked."),
@@ -82,26 +81,13 @@ COMPARE_CTF = tool(
 )
 
 
-class ComparePickingSettings(Settings):
+class ComparePickingSettings(DiameterRange):
     """Particles by templates (or their mean profile), and by a network that learns on other micrographs."""
 
-    diameter: float | None = setting(
-        None, "Largest extent of the particle; found from the micrographs if not given.", unit="Å", gt=0
-    )
-    diameter_min: float = setting(50.0, "Smallest diameter tried when it is not given.", unit="Å", gt=0)
-    diameter_max: float = setting(450.0, "Largest diameter tried when it is not given.", unit="Å", gt=0)
     tolerance: float = setting(0.2, "Difference of the probabilities up to which the methods agree.", gt=0, lt=1)
     least_probability: float = setting(0.3, "Smallest probability, by both together, of a pick.", ge=0, lt=1)
     steps: int = setting(120, "Steps of the training of each network.", ge=10, le=20_000, expert=True)
     exclude: bool = setting(True, "Leave out carbon, ice crystals and aggregates.")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "ComparePickingSettings":
-        if self.diameter_max <= self.diameter_min:
-            raise ValueError(
-                f"diameter_max: expected more than diameter_min ({self.diameter_min:g} Å), got {self.diameter_max:g} Å"
-            )
-        return self
 
 
 COMPARE_PICKING = StageDeclaration(

@@ -110,22 +110,10 @@ def search_micrograph(
 
     Parameters
     ----------
-    image
-        `(h, w)`, as it is on the disk.
-    pixel_size
-        Å per pixel.
-    transfer
-        CTF, or None.
-    diameter
-        Å of the dense part of the particle, the ball that fits it best.
-    dark
-        Whether particles are darker than what is around them.
+    image, pixel_size, transfer, diameter, dark, exclude, beside
+        As for `prepare.prepare_micrograph`.
     distance, margin
         Å, smallest distance of two candidates, and of a candidate from the edge.
-    exclude
-        Leave out carbon, crystals and aggregates; see `exclusion`.
-    beside
-        Diameters around them in which no centre is looked for either.
     find
         Finds the peaks; by default a ball of `diameter` is looked for.
     """

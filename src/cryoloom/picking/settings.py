@@ -1,20 +1,33 @@
 """Settings of the stages `pick` and `train-picker`."""
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import model_validator
 
 from cryoloom.contract import Input, Settings, StageDeclaration, setting
 
 
-class PickSettings(Settings):
-    """Particles found on micrographs: without references, with class averages, or with a network."""
+class DiameterRange(Settings):
+    """The particle's size, or between which sizes it is looked for."""
 
     diameter: float | None = setting(
         None, "Largest extent of the particle; found from the micrographs if not given.", unit="Å", gt=0
     )
     diameter_min: float = setting(50.0, "Smallest diameter tried when it is not given.", unit="Å", gt=0)
     diameter_max: float = setting(450.0, "Largest diameter tried when it is not given.", unit="Å", gt=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.diameter_max <= self.diameter_min:
+            raise ValueError(
+                f"diameter_max: expected more than diameter_min ({self.diameter_min:g} Å), got {self.diameter_max:g} Å"
+            )
+        return self
+
+
+class PickSettings(DiameterRange):
+    """Particles found on micrographs: without references, with class averages, or with a network."""
+
     method: Literal["single", "consensus"] = setting(
         "single",
         "One picker, or the agreement of several and of a network that learns from them while the job runs.",
@@ -53,23 +66,13 @@ class PickSettings(Settings):
     cs_mm: float = setting(2.7, "Spherical aberration, when bare image files are given.", unit="mm", ge=0)
     amplitude_contrast: float = setting(0.1, "Amplitude contrast, when bare image files are given.", ge=0, lt=1)
 
-    @model_validator(mode="after")
-    def _ordered(self) -> "PickSettings":
-        if self.diameter_max <= self.diameter_min:
-            raise ValueError(
-                f"diameter_max: expected more than diameter_min ({self.diameter_min:g} Å), got {self.diameter_max:g} Å"
-            )
-        return self
 
-
-class TrainPickerSettings(Settings):
+class TrainPickerSettings(DiameterRange):
     """A network that learns what particles look like from a few labels, or from the picks of `pick`."""
 
     diameter: float | None = setting(
         None, "Largest extent of the particle; that of the labels, or found at them, if not given.", unit="Å", gt=0
     )
-    diameter_min: float = setting(50.0, "Smallest diameter tried when it is not given.", unit="Å", gt=0)
-    diameter_max: float = setting(450.0, "Largest diameter tried when it is not given.", unit="Å", gt=0)
     particles: float | None = setting(
         None,
         "Expected number of particles per micrograph, labelled or not; estimated from the micrographs if not given.",
