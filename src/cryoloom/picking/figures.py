@@ -1,4 +1,4 @@
-"""Figures of a picking job: picks on a few micrographs, and the histogram of scores."""
+"""Figures of a picking job: picks on a few micrographs, the histogram of scores, and the picks of each template."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from cryoloom.contract import Figure, Run
-from cryoloom.data import MicrographSet
+from cryoloom.data import MicrographSet, PickSet
 from cryoloom.data.names import stem_of as stem_of
 from cryoloom.picking.decide import Decision
 from cryoloom.picking.reduce import flatten_background, reduce_micrograph
@@ -31,6 +31,8 @@ def show_picks(micrographs: MicrographSet, decision: Decision, diameter: float, 
                 data={"values": scores, "lines": lines},
             )
         )
+    if picks.class_number is not None and len(picks):
+        run.show(_by_class(picks))
     for number, i in enumerate(np.unique(np.linspace(0, len(usable) - 1, N_FIGURES).astype(int)) if usable else []):
         row = usable[i]
         image, pixel_size = load(row)
@@ -54,3 +56,20 @@ def show_picks(micrographs: MicrographSet, decision: Decision, diameter: float, 
                 },
             )
         )
+
+
+def _by_class(picks: PickSet) -> Figure:
+    """How many picks each template has, and how sure they are."""
+    assert picks.class_number is not None
+    classes, row, counts = np.unique(picks.class_number, return_inverse=True, return_counts=True)
+    columns: dict[str, Any] = {"template": classes.tolist(), "picks": counts.tolist()}
+    for name, values in (("median score", picks.score), ("median probability", picks.probability)):
+        if values is not None:
+            columns[name] = [round(float(np.median(values[row == i])), 3) for i in range(len(classes))]
+    return Figure(
+        name="classes",
+        kind="table",
+        title="Picks by template",
+        caption="A template that few or unlikely picks look like is no view of this particle.",
+        data={"columns": columns},
+    )
