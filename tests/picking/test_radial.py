@@ -44,6 +44,23 @@ def test_the_extent_is_that_of_the_particle_whatever_its_shape(axes):
     assert 0.85 < template.extent / truth.diameter < 1.25
 
 
+def test_carbon_and_crystals_do_not_hide_how_far_the_particle_reaches():
+    beads = picking_bed.bead_cloud(150, (1, 1, 2), 2)
+    parts = {True: [], False: []}
+    for i in range(2):
+        truth = picking_bed.simulate(
+            beads, shape=(1000, 1000), n_particles=60, snr=0.08, seed=i, defocus=9_000 + 9_000 * i, junk=True,
+            of_particles=True,
+        )  # fmt: skip
+        transfer = Transfer(truth.defocus, truth.defocus, 0.0, 0.0, 300.0, 2.7, 0.1)
+        known = (torch.from_numpy(truth.image), 1.5, transfer, 0.6 * truth.diameter, truth.position_px)
+        for exclude, found in parts.items():
+            found.append(measure_shape(*known, dark=True, distance=50.0, exclude=exclude))
+    extents = {exclude: fit_template(found, 0.6 * truth.diameter).extent for exclude, found in parts.items()}
+    assert 0.85 < extents[True] / truth.diameter < 1.25, extents
+    assert abs(extents[True] / truth.diameter - 1) < abs(extents[False] / truth.diameter - 1)
+
+
 @pytest.mark.parametrize("inner", [0.0, 40.0])
 def test_hollow_particles_get_a_hollow_template_and_solid_ones_do_not(inner):
     beads = picking_bed.bead_shell(480, 62.0, inner, 2)
