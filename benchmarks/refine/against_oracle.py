@@ -2,7 +2,7 @@
 
 Run::
 
-    python benchmarks/refine/against_oracle.py d2 c1 --folder /scratch/beds [--n 1000] [--snr 0.03]
+    python benchmarks/refine/against_oracle.py d2 c1 --folder /scratch/beds [--n 1000] [--snr 0.03] [--assignment hard]
 
 Prints per bed: CPU seconds of the whole process that refines (user + system, start-up and reading included), true
 resolution (FSC 0.5 to the truth in the soft mask of the truth) beside the oracle's, reported resolution, pose and shift
@@ -83,18 +83,18 @@ def oracle_resolution(folder: Path, truth_map: VolumeMap) -> float:
     return true_resolution(volume.numpy(), truth_map)
 
 
-def measure(folder: Path) -> dict[str, float]:
+def measure(folder: Path, assignment: str = "auto") -> dict[str, float]:
     """Refine one bed in a process of its own and score it."""
     with (folder / "truth.pkl").open("rb") as file:
         _, symmetry, _ = pickle.load(file)
-    out = folder / f"refine_{int(time.time())}"
+    out = folder / f"refine_{assignment}_{int(time.time())}"
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.time()
     subprocess.run(
         [
             str(Path(sys.executable).with_name("cryoloom")), "refine", "--particles", str(folder / "particles.star"),
             "--reference", str(folder / "truth.mrc"), "--symmetry", symmetry, "--initial-lowpass", "40",
-            "--out", str(out), "--device", "cpu",
+            "--soft", assignment, "--out", str(out), "--device", "cpu",
         ],
         check=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -151,11 +151,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--n", type=int)
     parser.add_argument("--snr", type=float)
+    parser.add_argument("--assignment", choices=("auto", "soft", "hard"), default="auto")
     arguments = parser.parse_args()
     changes = {k: v for k, v in (("n", arguments.n), ("snr", arguments.snr)) if v is not None}
     for name in arguments.beds:
-        result = measure(prepare(name, arguments.folder, changes))
-        sys.stdout.write(json.dumps({"bed": name, **changes, **result}) + "\n")
+        result = measure(prepare(name, arguments.folder, changes), arguments.assignment)
+        sys.stdout.write(json.dumps({"bed": name, **changes, "assignment": arguments.assignment, **result}) + "\n")
         sys.stdout.flush()
 
 

@@ -1,7 +1,17 @@
 """Settings and declarations of the stages `compare ...`."""
 
-from cryoloom.contract import Input, Settings, StageDeclaration, setting, tool
+from cryoloom.class2d.settings import Class2DSettings
+from cryoloom.contract import (
+    Input,
+    Settings,
+    StageDeclaration,
+    diameter_setting,
+    setting,
+    symmetry_setting,
+    tool,
+)
 from cryoloom.picking.settings import DiameterRange
+from cryoloom.refine.settings import REFINE
 
 _HALVES = (
     Input("half1", "map", "First half map, unfiltered and unmasked."),
@@ -100,4 +110,54 @@ COMPARE_PICKING = StageDeclaration(
         Input("references", "file", "Class averages or a map to look for; the mean profile if absent.", required=False),
     ),
     writes={"picks": "places by the mean probability of both; class 1 where they agree, 2 where they are in dispute"},
+)
+
+
+class CompareRefinementSettings(Settings):
+    """Refinement that weighs all likely poses, and refinement by branch and bound that keeps the best one."""
+
+    symmetry: str = symmetry_setting("imposed on the map")
+    mask_diameter: float | None = diameter_setting("found in the reference by default")
+    initial_lowpass: float = setting(
+        40.0, "The reference is low-passed to this before the first iteration.", unit="Å", gt=0
+    )
+    max_iterations: int = setting(18, "Most iterations of either before the last one.", ge=1, le=100)
+    tolerance: float | None = setting(
+        None,
+        "Angle between two poses up to which the methods agree; three times what they typically differ by.",
+        unit="°",
+        gt=0,
+    )
+
+
+COMPARE_REFINEMENT = tool(
+    "compare refinement",
+    CompareRefinementSettings,
+    "cryoloom.compare.refinement:compare_refinements",
+    "Refine by two independent searches, and say on which poses both agree and on which they do not.",
+    {
+        "particles": "particles with the poses that both searches say together",
+        "first": "particles with all they need from the search that weighs all likely poses",
+        "second": "the same from branch and bound",
+    },
+    *REFINE.inputs,
+)
+
+
+class CompareClasses2DSettings(Class2DSettings):
+    """Views of the particles by a mixture of averages, and by a plain clustering of similarities."""
+
+    cluster_resolution: float = setting(
+        12.0, "Finest resolution that the clustering compares images at.", unit="Å", gt=1
+    )
+    equal_size: bool = setting(False, "The clustering makes clusters of equal size.")
+
+
+COMPARE_CLASSES2D = tool(
+    "compare classes2d",
+    CompareClasses2DSettings,
+    "cryoloom.compare.classes2d:compare_classes2d",
+    "Sort particle images into views by two independent methods, and say what both agree on and where they do not.",
+    {"particles": "all particles with the class and pose that both methods say together"},
+    Input("particles", "particles", "Particles as written by `extract` or `import`."),
 )

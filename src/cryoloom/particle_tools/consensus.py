@@ -22,13 +22,18 @@ class PoseAgreement:
         Turn from the first run's frame to the second's, `(3, 3)`.
     angle
         Smallest angle between the two poses of each particle, radians, `(n,)`.
-    distance
-        Between the two shifts of each particle, Å, `(n,)`, their median difference taken out.
+    offset
+        What the second run's shifts, yx Å, have beyond the first's when the map's displacement is taken out, `(n, 2)`.
     """
 
     frame: np.ndarray
     angle: np.ndarray
-    distance: np.ndarray
+    offset: np.ndarray
+
+    @property
+    def distance(self) -> np.ndarray:
+        """Between the two shifts of each particle, Å, `(n,)`."""
+        return np.linalg.norm(self.offset, axis=1)
 
 
 def compare_poses(
@@ -57,8 +62,7 @@ def compare_poses(
         if float(torch.det(u @ vh)) > 0:
             frame = u @ vh
     apart = pose_distance(b, frame @ a, symmetry).numpy()
-    rest = _without_offset(first, first_shift, second_shift)
-    return PoseAgreement(frame.numpy(), apart, np.linalg.norm(rest, axis=1))
+    return PoseAgreement(frame.numpy(), apart, _without_offset(first, first_shift, second_shift))
 
 
 def _without_offset(rotation: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:

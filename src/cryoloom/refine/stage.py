@@ -29,6 +29,19 @@ def refine_map(particles: ParticleSet, reference: VolumeMap, settings: RefineSet
     _check(particles, settings)
     symmetry_matrices(settings.symmetry)
     half = half_sets(particles, run.generator("halves"))
+    source, placed = open_images(particles, reference, settings, run)
+    box, pixel_size = source.box, source.pixel_size
+    outcome = run_schedule(source, placed, half, plan_of(settings, source.mask_diameter), run, "refinement")
+    results, curves, mask, interval, resolution = _finish(outcome, source, run, settings, pixel_size, box)
+    results["particles"] = posed_particles(particles, half, outcome.state, pixel_size)
+    _report(run, particles, results, outcome.state, curves, interval, resolution, settings, pixel_size, source)
+    return results
+
+
+def open_images(
+    particles: ParticleSet, reference: VolumeMap, settings: RefineSettings, run: Run
+) -> tuple[ImageSource, torch.Tensor]:
+    """Images behind the mask of the diameter that was set or found, and the reference over their field."""
     reader = ParticleImages(particles)
     box = reader.shape[-1]
     pixel_size = float(particles.optics[0].pixel_size)
@@ -38,23 +51,28 @@ def refine_map(particles: ParticleSet, reference: VolumeMap, settings: RefineSet
     if diameter is None:
         diameter = min(1.1 * particle_diameter(placed, field / placed.shape[0]) + 10.0, 0.95 * field)
         run.log(f"diameter of the mask found in the reference: {diameter:.0f} Å")
-    diameter = min(diameter, 0.98 * field)
     source = ImageSource(
         reader,
         particles,
-        diameter,
+        min(diameter, 0.98 * field),
         noise_group=noise_groups(particles, settings.noise),
         cache_bytes=min(1 << 30, run.memory_budget // 4),
     )
-    plan = _plan(settings, diameter)
-    path = run.checkpoint("refinement.npz")
+    return source, placed
+
+
+def run_schedule(
+    source: ImageSource, reference: torch.Tensor, half: np.ndarray, plan: Plan, run: Run, name: str
+) -> Outcome:
+    """Iterate until nothing improves; goes on where a killed run of this `name` had stopped."""
+    path = run.checkpoint(f"{name}.npz")
     if path.exists():
         state = load_state(path)
         run.log(f"goes on after iteration {state.iteration}")
     else:
-        state = begin(source, placed, half, plan, run.executor)
+        state = begin(source, reference, half, plan, run.executor)
     outcome: Outcome | None = None
-    with run.progress(plan.max_iterations, "refinement") as progress:
+    with run.progress(plan.max_iterations, name) as progress:
         progress.advance(state.iteration)
         while not state.finished:
             state, outcome = iterate(source, state, plan, run.executor, run.log)
@@ -62,10 +80,7 @@ def refine_map(particles: ParticleSet, reference: VolumeMap, settings: RefineSet
                 save_state(path, state)
             progress.advance(1)
     assert outcome is not None
-    results, curves, mask, interval, resolution = _finish(outcome, source, run, settings, pixel_size, box)
-    results["particles"] = _particles(particles, half, state, pixel_size, diameter, resolution)
-    _report(run, particles, results, state, curves, interval, resolution, settings, pixel_size, source)
-    return results
+    return outcome
 
 
 def _check(particles: ParticleSet, settings: RefineSettings) -> None:
@@ -75,7 +90,8 @@ def _check(particles: ParticleSet, settings: RefineSettings) -> None:
         raise InputError("local: the particles have no poses to start from; leave the option out or run refine first.")
 
 
-def _plan(settings: RefineSettings, diameter: float) -> Plan:
+def plan_of(settings: RefineSettings, diameter: float) -> Plan:
+    """The schedule that the settings ask for."""
     operands = settings.operands
     if operands == "auto":
         operands = "bfloat16" if _bfloat16_is_fast() else "float32"
@@ -140,9 +156,8 @@ def _finish(
     return results, curves, mask, (min(best, worst), max(best, worst)), resolution
 
 
-def _particles(
-    particles: ParticleSet, half: np.ndarray, state: State, pixel_size: float, diameter: float, resolution: float
-) -> ParticleSet:
+def posed_particles(particles: ParticleSet, half: np.ndarray, state: State, pixel_size: float) -> ParticleSet:
+    """Particles with what the refinement found of them."""
     poses = state.poses
     return particles.replace(
         rotation=poses.rotation.copy(),
