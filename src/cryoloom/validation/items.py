@@ -23,6 +23,7 @@ CATALOGUE = {
     "half_sets": "No particle, copy or neighbour is in both halves",
     "held_out": "Particles that a half map was not made of confirm its detail",
     "explained": "The map explains the signal that is in the images",
+    "random_phases": "Detail goes when it is taken out of the images",
     "decoys": "The particles know the map from decoys",
     "alignability": "The poses are found again",
     "reslog": "More particles give more detail, with exchanged poses none",

@@ -14,7 +14,6 @@ from cryoloom.geometry import symmetry_matrices
 from cryoloom.maps.filter import filter_map, shell_gain
 from cryoloom.maps.sampling import measure_sampling
 from cryoloom.validation.decoys import compare_with_decoys
-from cryoloom.validation.explained import explained_share
 from cryoloom.validation.half_map_checks import HalfMaps, low_shell
 from cryoloom.validation.held_out import HeldOut, held_out_likelihood
 from cryoloom.validation.items import Report, number
@@ -22,26 +21,26 @@ from cryoloom.validation.posed import PosedParticles, pose_particles
 from cryoloom.validation.relaxed_symmetry import compare_relaxed_halves
 from cryoloom.validation.reslog import ResLog, measure_reslog
 from cryoloom.validation.settings import ValidateSettings
+from cryoloom.validation.signal_checks import answer_explained, answer_random_phases
 from cryoloom.validation.statistics import duplicate_rows, near_rows
 from cryoloom.validation.tilt_pairs import compare_tilt_pairs
 
 KEYS = (
-    "sampling", "half_sets", "held_out", "explained", "decoys", "alignability", "reslog", "symmetry", "tilt_pairs",
-)  # fmt: skip
+    "sampling",
+    "half_sets",
+    "held_out",
+    "explained",
+    "random_phases",
+    "decoys",
+    "alignability",
+    "reslog",
+    "symmetry",
+    "tilt_pairs",
+)
 """Items that need particles."""
 
 ENOUGH_DECOYS = 3.0
 """Standard errors by which the map must beat its decoys."""
-
-ENOUGH_SIGNAL = 5.0
-"""Standard errors by which images must exceed their background for their signal to be known."""
-
-LEAST_EXPLAINED, USUAL_EXPLAINED, MOST_EXPLAINED = 0.75, 0.85, 1.3
-"""A map that surely explains less of the signal than the first is wrong; a true one explains more than the second, and
-cannot explain much more than all of it."""
-
-POSES_HOLD = 15.0
-"""Å; down to this resolution a structure that is seen with an FSC of 0.5 is hardly blurred by wrong poses."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,8 @@ def check_particles(
     halves = tuple(_in_box(half, posed.source.box) for half in (maps.half1, maps.half2))
     mask = _in_box(maps.mask, posed.source.box).clamp(0, 1)
     held_out = _answer_held_out(maps, halves, mask, posed, run, report)
-    _answer_explained(maps, halves, mask, posed, run, report)
+    answer_explained(maps, halves, mask, posed, run, report)
+    answer_random_phases(maps, mask, posed, particles, reader, settings, run, report)
     _answer_decoys(maps, halves, mask, posed, settings, run, report)
     reslog = _answer_reslog(maps, mask, posed, settings, run, report)
     _answer_symmetry(maps, mask, posed, settings, run, report)
@@ -192,50 +192,6 @@ def _answer_held_out(
         status, said = "doubtful", f"The particles asked do not confirm the detail {where} (z = {z:.1f})."
     report.add("held_out", status, said, value=number(z, 2), unit="σ", limit="> 2")
     return pair[0], pair[1]
-
-
-def _answer_explained(
-    maps: HalfMaps, halves: tuple[Tensor, ...], mask: Tensor, posed: PosedParticles, run: Run, report: Report
-) -> None:
-    field, source = posed.source.field, posed.source
-    last = min(low_shell(maps.found, 0.5), int(field / POSES_HOLD), source.points.radius - 1)
-    why = ""
-    if not posed.given_halves:
-        why = "It is not known which particles went into which half map."
-    elif last < 4:
-        why = "The map shows the outline of the particle alone."
-    elif bool(source.particles.per_row("ctf_premultiplied").any()):
-        why = "The images were multiplied by their CTF, so their background is unlike their signal."
-    if not why:
-        masked = (halves[0] * mask, halves[1] * mask)
-        found = explained_share(
-            posed, masked, maps.found.curves.corrected, run.executor, first=(last + 1) // 2, last=last
-        )
-        if found.signal_z < ENOUGH_SIGNAL:
-            why = "The images are no brighter in these shells where the particle is than around it."
-        elif abs(found.background_ratio - 1) > 0.15:
-            why = "The noise around the particle is unlike that within, so it cannot be taken off."
-        elif found.share > MOST_EXPLAINED:
-            why = "The images are so noisy that their poses follow the noise, or have neighbours all around them."
-    if why:
-        report.skip(("explained",), why)
-        return
-    error = 1.96 * found.standard_error
-    wrong, poor = found.share + error < LEAST_EXPLAINED, found.share + error < USUAL_EXPLAINED
-    said = (
-        f"Between {field / found.first:.0f} and {field / last:.0f} Å the map explains {100 * found.share:.0f} % of the "
-    )
-    said += "signal that the images hold"
-    report.add(
-        "explained",
-        "failed" if wrong else "doubtful" if poor else "passed",
-        said + (", far less than its FSC claims: it is not the structure of these particles." if wrong else "."),
-        value=number(100 * found.share, 1),
-        unit="%",
-        interval=(round(100 * (found.share - error), 1), round(100 * (found.share + error), 1)),
-        limit=f">= {100 * LEAST_EXPLAINED:.0f}",
-        detail={"by_shell": [number(v) for v in found.by_shell]},
-    )
 
 
 def _answer_decoys(

@@ -11,6 +11,10 @@ class ValidateSettings(Settings):
     particles_used: int = setting(
         2000, "Most particles that are asked; they are spread over the set.", ge=50, le=1_000_000
     )
+    random_phases: bool = setting(
+        False,
+        "Also refine again from images whose phases are random at the finest detail; takes several times as long.",
+    )
     decoys: int = setting(2, "False maps that the particles are asked about.", ge=1, le=20, expert=True)
     model_resolution: float | None = setting(
         None, "Resolution at which the model is compared; that of the map by default.", unit="Å", gt=0, expert=True
