@@ -8,7 +8,7 @@ from cryoloom.contract import InputError
 from cryoloom.data import VolumeMap
 from cryoloom.em.start import place_reference
 from cryoloom.fourier import fourier_crop
-from cryoloom.geometry import pose_distance
+from cryoloom.geometry import pose_distance, symmetry_matrices
 from cryoloom.io.map_file import read_map
 from cryoloom.io.records import read_particles
 from cryoloom.maps.fsc import fourier_shell_correlation, resolution_at
@@ -131,3 +131,34 @@ def test_branch_and_bound_ends_at_the_same_poses(refined, tmp_path, half_column)
     error = torch.rad2deg(pose_distance(torch.from_numpy(data.truth.rotation), other, data.symmetry))
     assert error.median() < 2.0 and (error < 10).double().mean() > 0.97
     assert torch.rad2deg(pose_distance(one, other, data.symmetry)).median() < 0.5
+
+
+def test_poses_of_a_symmetry_that_is_not_there_are_put_right(small_set, tmp_path, half_column):
+    """Each particle was posed with C3 on an object without symmetry: two of three poses are wrong by 120 degrees."""
+    data = small_set(symmetry="C1", n=240)
+    operators = symmetry_matrices("C3").numpy()
+    which = np.random.default_rng(0).integers(3, size=240)
+    posed = data.particles.replace(
+        rotation=operators[which] @ data.truth.rotation, shift=data.truth.shift, half=half_column(240)
+    )
+    settings = {"local": True, "initial_lowpass": 30.0, "max_iterations": 4}
+    right = {}
+    for relax in (None, "C3"):
+        result = run_stage(
+            "refine",
+            inputs={"particles": posed, "reference": data.volume},
+            settings=settings | {"relax_symmetry": relax},
+            out=tmp_path / str(relax),
+        )
+        rotation = torch.from_numpy(read_particles(result.outputs["particles"]).rotation)
+        error = np.rad2deg(pose_distance(torch.from_numpy(data.truth.rotation), rotation, "C1").numpy())
+        right[relax] = float(np.mean(error < 10.0))
+    assert right[None] < 0.5
+    assert right["C3"] > 0.9
+    with pytest.raises(InputError, match="local"):
+        run_stage(
+            "refine",
+            inputs={"particles": posed, "reference": data.volume},
+            settings={"relax_symmetry": "C3"},
+            out=tmp_path / "wrong",
+        )

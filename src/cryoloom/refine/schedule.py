@@ -38,10 +38,14 @@ from cryoloom.em.search import search_directions, search_poses, shift_grid
 from cryoloom.em.solve import SolvableSums, prepare_sums
 from cryoloom.em.survivors import normalise_scale, survivors, take_best
 from cryoloom.fourier.slices import PaddedSpectrum
+from cryoloom.geometry import symmetry_matrices
 from cryoloom.refine.frames import Fit, join_frames, look_across, widen_errors
 
 STILL = 0.1
 """Over the resolution, what the rims of most particles may still move by when an iteration is taken for the last."""
+
+RELAXED = 3
+"""Iterations in which the poses that a relaxed symmetry makes equal are tried afresh."""
 
 ASKED = 300
 """Particles that are asked, in every iteration, how far the frames of the halves are apart."""
@@ -65,6 +69,8 @@ class Plan:
         Largest shift of the first search.
     local
         Poses are given: no global search.
+    relax
+        Point group whose operators give other poses to try beside those at hand, or None.
     turn_sd
         Spread of the poses about those given, radians; 0 sets no limit.
     shift_sd
@@ -89,6 +95,7 @@ class Plan:
     search: str = "exhaustive"
     shift_range: float = 20.0
     local: bool = False
+    relax: str | None = None
     turn_sd: float = 0.0
     shift_sd: float = 0.0
     soft: bool = True
@@ -220,6 +227,8 @@ def iterate(
         candidates = fit(candidates, radius, 5)
     else:
         candidates = state.modes if state.modes is not None else poses.candidates(rows)
+        if plan.relax is not None and state.iteration < RELAXED:
+            candidates = equal_poses(poses.candidates(rows), plan.relax)
         candidates = fit(candidates, radius, 5)
     net = not do_global and not plan.local and state.n_global > 0 and (state.last or not state.rescued)
     if net:
@@ -333,6 +342,14 @@ def _settle_frames(
     notes["frames_px"] = float(np.linalg.norm(frames.shift_px))
     join_frames(frames, poses.half, poses.rotation, poses.shift_px)
     join_frames(frames, poses.half[candidates.row], candidates.rotation, candidates.shift_px)
+
+
+def equal_poses(candidates: Candidates, symmetry: str) -> Candidates:
+    """Every candidate turned by every operator of a point group; the shifts stay, the axes pass through the origin."""
+    turned = [
+        replace(candidates, rotation=operator @ candidates.rotation) for operator in symmetry_matrices(symmetry).numpy()
+    ]
+    return join_candidates(turned)
 
 
 def _given_shift(source: ImageSource) -> np.ndarray | None:

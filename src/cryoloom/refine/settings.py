@@ -29,6 +29,11 @@ class RefineSettings(Settings):
     local_shift: float = setting(
         0.0, "With `local`: spread of shifts about those given; 0 sets no limit.", unit="Å", ge=0, expert=True
     )
+    relax_symmetry: str | None = setting(
+        None,
+        "With `local`: point group whose operators lead to other poses that are tried too, for particles that were "
+        "posed with a symmetry which they do not quite have; the reference must show where they break it.",
+    )
     shift_range: float | None = setting(
         None, "Largest shift searched; by default a tenth of the particle's diameter, at least 8 Å.", unit="Å", gt=0
     )

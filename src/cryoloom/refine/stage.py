@@ -88,6 +88,12 @@ def _check(particles: ParticleSet, settings: RefineSettings) -> None:
         raise InputError(f"The set holds {len(particles)} particles; a refinement needs at least 20.")
     if settings.local and particles.rotation is None:
         raise InputError("local: the particles have no poses to start from; leave the option out or run refine first.")
+    if settings.relax_symmetry is not None:
+        symmetry_matrices(settings.relax_symmetry)
+        if not settings.local or settings.local_angle_deg > 0:
+            raise InputError(
+                "relax_symmetry: it needs `local` and no limit about the poses that were given (local_angle_deg = 0)."
+            )
 
 
 def plan_of(settings: RefineSettings, diameter: float) -> Plan:
@@ -104,6 +110,7 @@ def plan_of(settings: RefineSettings, diameter: float) -> Plan:
         shift_range=settings.shift_range or max(8.0, 0.1 * diameter),
         search=settings.search,
         local=settings.local,
+        relax=settings.relax_symmetry,
         turn_sd=math.radians(settings.local_angle_deg),
         shift_sd=settings.local_shift,
         soft=settings.soft != "hard",
