@@ -15,7 +15,9 @@ from cryoloom.io.particles import ParticleImages
 from cryoloom.maps.filter import lowpass
 from cryoloom.maps.mask import spherical_mask
 from cryoloom.optics import ctf
-from cryoloom.refine.schedule import Plan, begin, iterate
+from cryoloom.refine.plan import Plan
+from cryoloom.refine.schedule import iterate
+from cryoloom.refine.state import begin
 
 
 class Marked:

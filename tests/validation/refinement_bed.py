@@ -10,7 +10,9 @@ from cryoloom.compute.executor import ThreadExecutor
 from cryoloom.data import ParticleSet, VolumeMap
 from cryoloom.em import ImageSource, solve
 from cryoloom.em.start import place_reference
-from cryoloom.refine.schedule import Plan, begin, iterate
+from cryoloom.refine.plan import Plan
+from cryoloom.refine.schedule import iterate
+from cryoloom.refine.state import begin
 
 EXECUTOR = ThreadExecutor(1)
 

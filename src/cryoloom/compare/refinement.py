@@ -24,9 +24,9 @@ from cryoloom.em.images import ImageSource
 from cryoloom.em.products import slice_products
 from cryoloom.geometry import axis_angle_to_matrix, matrix_to_axis_angle, symmetry_matrices
 from cryoloom.particle_tools.consensus import PoseAgreement, compare_poses
-from cryoloom.refine.schedule import Outcome
 from cryoloom.refine.settings import RefineSettings
 from cryoloom.refine.stage import open_images, plan_of, posed_particles, run_schedule
+from cryoloom.refine.state import Outcome
 
 METHODS = {
     "all likely poses": {"search": "exhaustive", "soft": "soft"},

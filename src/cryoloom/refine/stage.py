@@ -19,8 +19,10 @@ from cryoloom.maps.corrected import CorrectedFsc, corrected_fsc
 from cryoloom.maps.filter import lowpass
 from cryoloom.maps.interval import locate_crossing
 from cryoloom.maps.mask import soft_mask_from_map
-from cryoloom.refine.schedule import Outcome, Plan, State, begin, iterate, load_state, save_state
+from cryoloom.refine.plan import Plan
+from cryoloom.refine.schedule import iterate
 from cryoloom.refine.settings import REFINE, RefineSettings
+from cryoloom.refine.state import Outcome, State, begin, load_state, save_state
 
 
 @stage(REFINE)

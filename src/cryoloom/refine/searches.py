@@ -1,0 +1,138 @@
+"""Where the poses of an iteration come from: all of them, the worst once more, or those a symmetry had made equal."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from cryoloom.contract import Executor
+from cryoloom.em.branch_and_bound import search_by_bound, search_tree
+from cryoloom.em.images import ImageSource
+from cryoloom.em.noise import NoiseModel
+from cryoloom.em.poses import Candidates, PoseTable, best_of, join_candidates
+from cryoloom.em.reliability import gain_ratio
+from cryoloom.em.search import search_directions, search_poses, shift_grid
+from cryoloom.em.survivors import survivors
+from cryoloom.fourier.slices import PaddedSpectrum
+from cryoloom.geometry import symmetry_matrices
+from cryoloom.refine.frames import Fit
+from cryoloom.refine.plan import Plan
+from cryoloom.refine.state import State
+
+
+def wants_global(state: State, plan: Plan) -> bool:
+    """Whether the next iteration searches all poses."""
+    if plan.global_passes is not None:
+        return state.n_global < plan.global_passes
+    if state.n_global < 2:
+        return True
+    # once the safety net was out, what moves far was rescued by it and needs no other global search
+    if state.n_global >= 6 or not state.history or state.rescued:
+        return False
+    return state.history[-1]["moved_far"] > 0.05
+
+
+def grid_radius_of(source: ImageSource, state: State, plan: Plan) -> int:
+    """Rings of this pass: about 5, 10, then 15 resolution lengths across the particle, within the present limit."""
+    across = source.field / plan.diameter
+    asked = (5.0, 10.0, 15.0)[min(state.n_global, 2)] * across
+    return int(np.clip(round(asked), 4, state.radius))
+
+
+def global_candidates(
+    source: ImageSource,
+    references: list[PaddedSpectrum],
+    state: State,
+    plan: Plan,
+    executor: Executor,
+    n_rings: int,
+    rows: np.ndarray,
+) -> Candidates:
+    """The best poses of each particle on a grid of all poses, and of all shifts the first time."""
+    first = state.n_global == 0
+    resolution = source.field / n_rings
+    step = float(np.clip((0.15 if first else 0.2) * resolution / source.pixel_size, 1.0, 4.0))
+    reach = plan.shift_range / source.pixel_size if first else 2 * step
+    n_side = (4, 4, 6)[min(state.n_global, 2)]
+    if plan.search == "branch":
+        found, _ = search_by_bound(
+            source,
+            references,
+            state.poses.half,
+            rows,
+            state.noise,
+            executor,
+            n_rings=n_rings,
+            grids=search_tree(2 * n_side, plan.symmetry, reach, step),
+            centre_px=state.poses.shift_px,
+            top=4,
+        )
+        return found
+    return search_poses(
+        source,
+        references,
+        state.poses.half,
+        rows,
+        state.noise,
+        executor,
+        n_rings=n_rings,
+        rotations=search_directions(n_side, plan.symmetry),
+        shifts_px=shift_grid(reach, step),
+        centre_px=state.poses.shift_px,
+        top=4,
+        dtype=plan.dtype,
+    )
+
+
+def safety_net(
+    source: ImageSource,
+    references: list[PaddedSpectrum],
+    poses: PoseTable,
+    candidates: Candidates,
+    fit: Fit,
+    plan: Plan,
+    executor: Executor,
+    noise: NoiseModel,
+    radius: int,
+) -> tuple[Candidates, int]:
+    """Search the worst again over all poses and all shifts; keep what has the better likelihood.
+
+    The worst are a tenth of the particles, or all that lie two standard deviations below the bulk (at most 40 %):
+    junk must not crowd out the lost.
+    """
+    best = candidates.select(best_of(candidates, candidates.log_likelihood))
+    assert best.information is not None
+    ratio = gain_ratio(best.log_likelihood, 0.5 * best.information[:, 5, 5])
+    middle = np.median(ratio)
+    spread = np.median(np.abs(ratio[ratio > middle] - middle)) * 1.4826
+    n_worst = int(np.clip((ratio < middle - 2.0 * spread).sum(), 0.1 * len(ratio), 0.4 * len(ratio)))
+    worst = best.row[np.argsort(ratio, kind="stable")[: max(1, n_worst)]]
+    n_rings = int(np.clip(round(11.0 * source.field / plan.diameter), 4, radius))
+    step = float(np.clip(0.15 * source.field / n_rings / source.pixel_size, 1.0, 4.0))
+    found = search_poses(
+        source,
+        references,
+        poses.half,
+        worst,
+        noise,
+        executor,
+        n_rings=n_rings,
+        rotations=search_directions(5, plan.symmetry),
+        shifts_px=shift_grid(plan.shift_range / source.pixel_size, step),
+        top=8,
+        dtype=plan.dtype,
+    )
+    found = replace(found, scale=np.ones(len(found)))
+    found = fit(found, min(radius, max(n_rings, radius // 2)), 5)
+    found = fit(survivors(found, 2, 1e-3, plan.symmetry), radius, 8)
+    old = best.log_likelihood[np.searchsorted(best.row, found.row)]
+    better = np.unique(found.row[found.log_likelihood > old + 1.0])
+    joined = join_candidates([replace(candidates, posterior=None), replace(found, posterior=None)])
+    return joined, len(better)
+
+
+def equal_poses(candidates: Candidates, symmetry: str) -> Candidates:
+    """Every candidate turned by every operator of a point group; the shifts stay, the axes pass through the origin."""
+    turned = [
+        replace(candidates, rotation=operator @ candidates.rotation) for operator in symmetry_matrices(symmetry).numpy()
+    ]
+    return join_candidates(turned)
