@@ -1,5 +1,6 @@
 """Settings and declarations of the stages `compare ...`."""
 
+from cryoloom.class2d.settings import Class2DSettings
 from cryoloom.contract import (
     Input,
     Settings,
@@ -140,4 +141,23 @@ COMPARE_REFINEMENT = tool(
         "second": "the same from branch and bound",
     },
     *REFINE.inputs,
+)
+
+
+class CompareClasses2DSettings(Class2DSettings):
+    """Views of the particles by a mixture of averages, and by a plain clustering of similarities."""
+
+    cluster_resolution: float = setting(
+        12.0, "Finest resolution that the clustering compares images at.", unit="Å", gt=1
+    )
+    equal_size: bool = setting(False, "The clustering makes clusters of equal size.")
+
+
+COMPARE_CLASSES2D = tool(
+    "compare classes2d",
+    CompareClasses2DSettings,
+    "cryoloom.compare.classes2d:compare_classes2d",
+    "Sort particle images into views by two independent methods, and say what both agree on and where they do not.",
+    {"particles": "all particles with the class and pose that both methods say together"},
+    Input("particles", "particles", "Particles as written by `extract` or `import`."),
 )

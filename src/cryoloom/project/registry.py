@@ -45,6 +45,7 @@ STAGES = {
     "segment": "cryoloom.segmentation.settings:SEGMENT",
     "fit": "cryoloom.modelling.settings:FIT",
     "optics-groups": "cryoloom.acquisition.settings:OPTICS_GROUPS",
+    "compare classes2d": "cryoloom.compare.settings:COMPARE_CLASSES2D",
     "compare ctf": "cryoloom.compare.settings:COMPARE_CTF",
     "compare picking": "cryoloom.compare.settings:COMPARE_PICKING",
     "compare refinement": "cryoloom.compare.settings:COMPARE_REFINEMENT",
