@@ -83,3 +83,11 @@ def test_what_is_shown_names_the_disputes(tmp_path):
     written = json.loads((tmp_path / "comparison.json").read_text())
     assert [row["disagree"] for row in written["items"]] == found.disagree.tolist()
     assert written["items"][3]["consensus"] == pytest.approx(found.consensus[3].tolist(), abs=1e-5)
+
+
+def test_support_that_hardly_differs_does_not_decide():
+    first = Answers("a", np.array([1.0, 1.0]), np.full(2, 0.1), np.array([5.0, 5.0]))
+    second = Answers("b", np.array([9.0, 9.0]), np.full(2, 0.1), np.array([5.5, 8.0]))
+    found = compare_answers("x", "Å", names(2), first, second, tolerance=1.0, margin=1.0)
+    np.testing.assert_allclose(found.consensus, [5.0, 9.0])
+    np.testing.assert_allclose(found.error, [4.0, 4.0])

@@ -86,6 +86,7 @@ def compare_answers(
     correlation: np.ndarray | float = 0.0,
     relative: bool = False,
     distance: np.ndarray | None = None,
+    margin: float = 0.0,
 ) -> Comparison:
     """Hold the answers of two methods together.
 
@@ -105,6 +106,8 @@ def compare_answers(
         Compare logarithms of the values, which must then be positive.
     distance
         Distances where the root mean square over the `m` numbers is not the right one, `(n,)`.
+    margin
+        Difference of the support up to which it does not decide; the mean is taken then.
 
     Raises
     ------
@@ -131,8 +134,9 @@ def compare_answers(
     s1, s2 = (np.where(np.isfinite(s), s, 0.0) for s in (s1, s2))  # of answers that are missing
     weight = weight_of_first(s1, s2, correlation)
     if first.support is not None and second.support is not None:
-        better = np.asarray(first.support) >= np.asarray(second.support)
-        weight = np.where(disagree & ~lacks, better.astype(np.float64), weight)
+        ahead = np.asarray(first.support) - np.asarray(second.support)
+        decided = disagree & ~lacks & ~(np.abs(ahead) < margin)
+        weight = np.where(decided, (ahead >= 0).astype(np.float64), weight)
     weight = np.where(lacks1, 0.0, np.where(lacks2, 1.0, weight))
     w = weight if a.ndim == 1 else weight[:, None]
     together = w * np.where(w > 0, a, 0.0) + (1 - w) * np.where(w < 1, b, 0.0)

@@ -10,6 +10,7 @@ from cryoloom.contract import (
     symmetry_setting,
     tool,
 )
+from cryoloom.motion.settings import MOTION, MotionSettings
 from cryoloom.picking.settings import DiameterRange
 from cryoloom.refine.settings import REFINE
 
@@ -110,6 +111,24 @@ COMPARE_PICKING = StageDeclaration(
         Input("references", "file", "Class averages or a map to look for; the mean profile if absent.", required=False),
     ),
     writes={"picks": "places by the mean probability of both; class 1 where they agree, 2 where they are in dispute"},
+)
+
+
+class CompareMotionSettings(MotionSettings):
+    """Motion by the joint likelihood of all tiles and frames, and by correlation of patches; sums along both."""
+
+    tolerance: float = setting(
+        1.0, "Difference of the displacement in a frame up to which the methods agree.", unit="Å", gt=0
+    )
+
+
+COMPARE_MOTION = tool(
+    "compare motion",
+    CompareMotionSettings,
+    "cryoloom.compare.motion:compare_motion",
+    "Align movies by two independent methods, and say what both agree on and where they do not.",
+    {"micrographs": "sums of the movies along the motion that both methods say together"},
+    *MOTION.inputs,
 )
 
 

@@ -4,16 +4,13 @@ Groups of neighbouring frames have enough signal for each pair's cross-correlati
 pairs are made consistent by robust least squares, so spoiled pairs lose their say.
 """
 
-import math
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from cryoloom.fourier.resize import good_size
 from cryoloom.motion.likelihood import align_spectra, phase_factors
 from cryoloom.motion.pairs import solve_pairs
+from cryoloom.motion.peaks import peak_window
 from cryoloom.motion.tiles import TileSpectra
 
 N_GROUPS = 10
@@ -40,7 +37,7 @@ def initial_trajectory(spectra: TileSpectra, ssnr: np.ndarray, max_shift_px: flo
     groups = torch.stack([spectra.dft[0, a:b].sum(0) for a, b in zip(edges[:-1], edges[1:], strict=True)])
     sizes = np.diff(edges)
     first, second = np.triu_indices(len(groups), 1)
-    window = _window(spectra, max_shift_px)
+    window = peak_window(spectra, max_shift_px)
     peaks, heights = [], []
     for a, b in zip(first, second, strict=True):
         product = weight * (groups[b] * groups[a].conj() + spectra.pattern * float(sizes[a] * sizes[b]))
@@ -76,7 +73,7 @@ def _against_the_others(
     phase = spectra.pattern**0.5 * phase_factors(spectra, trajectory) if spectra.pattern else None
     phase_total = None if phase is None else phase.sum(0)
     n = len(trajectory)
-    window = _window(spectra, radius_px)
+    window = peak_window(spectra, radius_px)
     maps = []
     for s in range(n):
         product = aligned[s] * (total - aligned[s]).conj()
@@ -88,54 +85,3 @@ def _against_the_others(
         near = range(max(0, t - half_width), min(n, t + half_width + 1))
         moves[t], _ = window.peak(np.sum([(1 - abs(s - t) / (half_width + 1)) * maps[s] for s in near], axis=0))
     return trajectory + moves - moves.mean(0)
-
-
-@dataclass(frozen=True)
-class _Window:
-    """The middle of correlation maps, by direct sums: few displacements are looked at, so this beats a transform.
-
-    Attributes
-    ----------
-    along_y, along_x
-        Phases `(rows, ny)` and `(nx, columns)`.
-    step
-        Spacing of rows and columns in pixels of the frames, `(2,)`.
-    """
-
-    along_y: Tensor
-    along_x: Tensor
-    step: np.ndarray
-
-    def correlation(self, product: Tensor) -> np.ndarray:
-        """Correlation at the displacements of the window from a cross-spectrum `(ny, nx)`, `(rows, columns)`."""
-        return np.asarray((self.along_y @ product @ self.along_x).real.cpu().numpy())
-
-    def peak(self, values: np.ndarray) -> tuple[np.ndarray, float]:
-        """Displacement in pixels `(2,)` at the highest place that is not on the rim, and the height there."""
-        inner = values[1:-1, 1:-1]
-        i, j = np.unravel_index(int(np.argmax(inner)), inner.shape)
-        middle = 0.5 * (np.array(inner.shape) - 1)
-        place = [i + _vertex(values[i : i + 3, j + 1]), j + _vertex(values[i + 1, j : j + 3])]
-        return (np.array(place) - middle) * self.step, float(inner[i, j])
-
-
-def _window(spectra: TileSpectra, radius_px: float) -> _Window:
-    """Displacements within `radius_px` and one more, two to a period of the highest frequency."""
-    phases, steps = [], []
-    for k in (spectra.ky_per_px, spectra.kx_per_px):
-        n_half = (len(k) // 2 if k is spectra.ky_per_px else len(k) - 1) + 1
-        size = good_size(2 * n_half)
-        step = 1 / (float(k[1]) * size)
-        reach = min(max(2, round(radius_px / step)), size // 2 - 2) + 1
-        place = torch.arange(-reach, reach + 1, dtype=torch.float64, device=k.device) * step
-        phases.append(torch.exp(2j * math.pi * place[:, None] * k).to(torch.complex64))
-        steps.append(step)
-    return _Window(phases[0], phases[1].T.contiguous(), np.array(steps))
-
-
-def _vertex(three: np.ndarray) -> float:
-    """Place of the top of the parabola through three values, in steps from the middle one."""
-    curvature = float(three[0] - 2 * three[1] + three[2])
-    if curvature >= 0:
-        return 0.0
-    return float(np.clip(0.5 * (three[0] - three[2]) / curvature, -0.5, 0.5))

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,22 @@ from cryoloom.motion.settings import MOTION, MotionSettings
 
 MAX_PATHS = 24
 
+Estimator = Callable[[Frames, float, float | None, MotionSettings, Run], tuple[MotionEstimate, dict[str, Any]]]
+"""Motion of frames at a pixel size (Å) and dose per frame, and what else to keep of the movie, as JSON values."""
+
 
 @stage(MOTION)
 def correct_motion(
     movies: MovieSet, gain: Path | None, defects: Path | None, settings: MotionSettings, run: Run
 ) -> dict[str, MicrographSet]:
     """Correct every movie; see `MotionSettings`."""
+    return correct_movies(movies, gain, defects, settings, run, _estimate)[0]
+
+
+def correct_movies(
+    movies: MovieSet, gain: Path | None, defects: Path | None, settings: MotionSettings, run: Run, estimate: Estimator
+) -> tuple[dict[str, MicrographSet], list[dict[str, Any] | None]]:
+    """Correct every movie along the motion that `estimate` finds; the records, and what is kept of each movie."""
     if len(movies) == 0:
         raise InputError("There are no movies; check the list that was given.")
     gain = gain or movies.gain_path
@@ -34,13 +45,28 @@ def correct_motion(
     names = _unique_stems(movies)
 
     def correct_one(row: int) -> dict[str, Any]:
-        return _correct_movie(movies, row, names[row], settings, recipe, defects, run)
+        return _correct_movie(movies, row, names[row], settings, recipe, defects, run, estimate)
 
     rows = list(range(len(movies)))
     results = run.each(rows, correct_one, key=lambda row: str(movies.path[row]), label="motion")
     if not any(results):
         raise WorkFailed("No movie could be corrected; the causes are in run.log.")
-    return _collect(movies, results, names, settings, run)
+    return _collect(movies, results, names, settings, run), results
+
+
+def _estimate(
+    frames: Frames, pixel_size: float, dose: float | None, settings: MotionSettings, run: Run
+) -> tuple[MotionEstimate, dict[str, Any]]:
+    found = estimate_motion(
+        frames,
+        pixel_size,
+        dose_per_frame=dose or 1.0,
+        degree=settings.local_degree if settings.local_motion else 0,
+        max_shift=settings.max_shift,
+        tile=settings.tile,
+        device=run.device,
+    )
+    return found, {}
 
 
 def _gain_recipe(movies: MovieSet, path: Path | None, settings: MotionSettings, run: Run) -> GainRecipe | None:
@@ -71,6 +97,7 @@ def _correct_movie(
     recipe: GainRecipe | None,
     defects: Path | None,
     run: Run,
+    estimator: Estimator,
 ) -> dict[str, Any]:
     """Correct one movie and write its files; the figures that are kept of it."""
     optics = movies.optics[int(movies.optics_index[row])]
@@ -81,15 +108,7 @@ def _correct_movie(
     frames, remarks = load_frames(movies, row, settings, recipe, defects)
     for remark in remarks:
         run.warn(remark, item=str(movies.path[row]))
-    estimate = estimate_motion(
-        frames,
-        optics.pixel_size,
-        dose_per_frame=dose or 1.0,
-        degree=settings.local_degree if settings.local_motion else 0,
-        max_shift=settings.max_shift,
-        tile=settings.tile,
-        device=run.device,
-    )
+    estimate, more = estimator(frames, optics.pixel_size, dose, settings, run)
     h, w = frames.shape
     target = (_binned(h, settings.binning), _binned(w, settings.binning))
     sums = sum_movie(
@@ -125,7 +144,7 @@ def _correct_movie(
         hot_pixels=np.stack(np.divmod(frames.bad, w), -1)[:10_000],
         tile_centres_px=_grid(h, w, 5),
     )
-    return _figures(frames, estimate, trajectory, optics, dose, pre_exposure)
+    return _figures(frames, estimate, trajectory, optics, dose, pre_exposure) | more
 
 
 def _write_images(folder: Path, name: str, sums: CorrectedSums, pixel_size: float) -> None:

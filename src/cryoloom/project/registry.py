@@ -49,6 +49,7 @@ STAGES = {
     "compare ctf": "cryoloom.compare.settings:COMPARE_CTF",
     "compare picking": "cryoloom.compare.settings:COMPARE_PICKING",
     "compare refinement": "cryoloom.compare.settings:COMPARE_REFINEMENT",
+    "compare motion": "cryoloom.compare.settings:COMPARE_MOTION",
     "compare resolution": "cryoloom.compare.settings:COMPARE_RESOLUTION",
     "compare sharpening": "cryoloom.compare.settings:COMPARE_SHARPENING",
     "deposit": "cryoloom.deposit.settings:DEPOSIT",
