@@ -124,13 +124,22 @@ def test_every_item_is_filled_or_said_not_to_apply(true_map, refined, tmp_path, 
     for name, extra in (("halves", (None, None)), ("particles", (particles, None)), ("all", (particles, tilted))):
         (tmp_path / name).mkdir()
         run = MemoryRun(tmp_path / name)
-        validate_map(*maps, None, *extra, None, ValidateSettings(particles_used=600), run)
+        validate_map(*maps, None, *extra, None, ValidateSettings(particles_used=600, random_phases=name == "all"), run)
         report = json.loads((tmp_path / name / "validation.json").read_text())
         check_complete(report)
     items = {item["key"]: item for item in report["items"]}
     filled = sum(item["status"] != "not applicable" for item in items.values())
     note = f"{filled} of {len(CATALOGUE)} items filled with particles and tilt pairs, the others name what is missing"
     measure(100.0, "% of the items filled or not applicable", "100", note=note)
-    for key in ("held_out", "decoys", "alignability", "reslog", "tilt_pairs", "half_sets"):
+    for key in (
+        "held_out",
+        "explained",
+        "random_phases",
+        "decoys",
+        "alignability",
+        "reslog",
+        "tilt_pairs",
+        "half_sets",
+    ):
         assert items[key]["status"] == "passed", items[key]
     assert items["tilt_pairs"]["detail"]["tilt_deg"] == pytest.approx(20.0, abs=0.1)

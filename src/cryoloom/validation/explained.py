@@ -7,8 +7,9 @@ power at low frequency, where its FSC is high and poses are good enough not to b
 poses claims the same FSC and explains a part. Each half of the particles is held against the map of the other half:
 
 `share(s) = (Σ c)² / (Σ p F · Σ S)`, with `c = Re <X, C V>`, `p = |C V|²`, `F` the FSC (which takes the noise of the
-map out of `p`), and `S` the power of the images less that of the background. One factor between map and images is
-free. It is 1 for the true map at the true poses and does not depend on the noise.
+map out of `p`), and `S` the power of the images less that of the background; over several shells it is their mean with
+weights `S / σ²`. One factor between map and images is free in every shell, so a filter on the maps changes nothing. It
+is 1 for the true map at the true poses and does not depend on the noise.
 
 Neglected: neighbours in the background lower `S` and raise the share, and so do poses of very noisy images, which
 follow their noise; the test may then miss a wrong map and does not accuse a right one. Particles that are not there
@@ -106,15 +107,16 @@ def explained_share(
         by_shell = np.where(total > 3 * error, c.sum(0) ** 2 / (p.sum(0) * total), np.nan)
     kept = _best(c, p, noise, slice(1, first), KEPT)
     judged = slice(first, last + 1)
-    c1, p1, s1 = ((x[kept, judged] / noise[judged]).sum(1) for x in (c, p, s))
-    share, spread = _ratio(c1, p1, s1)
+    c1, p1, s1 = (x[kept, judged] / noise[judged] for x in (c, p, s))
+    share, spread = _mean_share(c1, p1, s1)
+    summed = s1.sum(1)
     return ExplainedShare(
         by_shell=by_shell,
         share=share,
         standard_error=spread,
         first=first,
         last=last,
-        signal_z=float(s1.sum() / max(s1.std(ddof=1) * np.sqrt(len(s1)), 1e-30)),
+        signal_z=float(summed.sum() / max(summed.std(ddof=1) * np.sqrt(len(summed)), 1e-30)),
         background_ratio=float(np.concatenate(ratio).mean()),
     )
 
@@ -159,8 +161,10 @@ def _best(c: np.ndarray, p: np.ndarray, noise: np.ndarray, shells: slice, part: 
     return np.argsort(-fit, kind="stable")[: max(2, round(part * len(fit)))]
 
 
-def _ratio(c: np.ndarray, p: np.ndarray, s: np.ndarray) -> tuple[float, float]:
-    """`(Σ c)² / (Σ p Σ s)` and its standard error over particles, to first order."""
-    value = c.sum() ** 2 / max(p.sum() * s.sum(), 1e-30)
-    influence = 2 * c / c.sum() - p / p.sum() - s / s.sum()
-    return float(value), float(abs(value) * np.sqrt(((influence - influence.mean()) ** 2).sum()))
+def _mean_share(c: np.ndarray, p: np.ndarray, s: np.ndarray) -> tuple[float, float]:
+    """Share over shells, each with its own factor, and its standard error over particles to first order; `(n, m)`."""
+    cross, power, whole = c.sum(0), np.maximum(p.sum(0), 1e-30), max(float(s.sum()), 1e-30)
+    factor = np.maximum(cross, 0.0) / power
+    value = float((factor * cross).sum()) / whole
+    influence = (2 * factor * c - factor**2 * p - value * s).sum(1) / whole
+    return value, float(np.sqrt(((influence - influence.mean()) ** 2).sum()))
