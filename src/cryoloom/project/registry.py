@@ -13,6 +13,7 @@ STAGES = {
     "ctf": "cryoloom.ctf_fit.settings:CTF",
     "pick": "cryoloom.picking.settings:PICK",
     "train-picker": "cryoloom.picking.settings:TRAIN_PICKER",
+    "search-model": "cryoloom.picking.model_search.settings:SEARCH_MODEL",
     "denoise": "cryoloom.picking.denoise.settings:DENOISE",
     "extract": "cryoloom.extraction.settings:EXTRACT",
     "class2d": "cryoloom.class2d.settings:CLASS2D",
