@@ -32,6 +32,9 @@ def test_good_micrographs_get_their_ctf_and_bad_ones_are_named_with_a_reason(mic
     result = run_stage("ctf", {"micrographs": micrographs}, {}, out=tmp_path / "ctf")
     summary = result.summary
     assert (summary["n_in"], summary["n_out"]) == (5, 2)
+    assert summary["pixel_size_check"] == [
+        "the rings of 2 micrographs do not reach far enough to tell whether the pixel size of 1.5 Å is right"
+    ]
     causes = {item["item"].rpartition("/")[2]: item["cause"] for item in summary["left_out"]}
     assert set(causes) == {"empty_ice.mrc", "nan.mrc", "short.mrc"}
     assert "no Thon rings" in causes["empty_ice.mrc"]

@@ -12,11 +12,12 @@ from cryoloom.contract import Failure, Figure, Run, WorkFailed, stage
 from cryoloom.ctf_fit.estimate import CtfEstimate, estimate_image_ctf
 from cryoloom.ctf_fit.model import Beam
 from cryoloom.ctf_fit.picture import ring_picture
+from cryoloom.ctf_fit.pixel_size import chosen_for_scale, pixel_scale, scale_costs
 from cryoloom.ctf_fit.quality import rings_end_before
 from cryoloom.ctf_fit.search import SearchRange
 from cryoloom.ctf_fit.settings import CTF, CtfSettings
 from cryoloom.ctf_fit.tilt import fit_tilt
-from cryoloom.ctf_fit.verdict import K_NEEDED, doubts, reason_to_exclude
+from cryoloom.ctf_fit.verdict import K_NEEDED, MIN_GAIN, doubts, reason_to_exclude
 from cryoloom.data import MicrographSet
 from cryoloom.io.images import read_micrograph
 from cryoloom.io.mrc import read_mrc, write_mrc
@@ -30,6 +31,7 @@ def estimate_ctf(micrographs: MicrographSet, settings: CtfSettings, run: Run) ->
     """Fit the CTF of every micrograph; see `CtfSettings`."""
     names = _picture_names(micrographs)
     where = _search_range(settings)
+    asked = set() if settings.fit_phase_shift else chosen_for_scale(len(micrographs))
 
     def fit_one(i: int) -> dict[str, Any]:
         optics = micrographs.optics[int(micrographs.optics_index[i])]
@@ -50,6 +52,8 @@ def estimate_ctf(micrographs: MicrographSet, settings: CtfSettings, run: Run) ->
         )
         result = _plain(estimate)
         result["faded"] = rings_end_before(estimate.curves, beam, estimate.defocus, K_NEEDED)
+        if i in asked and estimate.gain >= MIN_GAIN:
+            result["scale_costs"] = np.round(scale_costs(estimate, beam), 3).tolist()
         if settings.fit_tilt:
             plane = fit_tilt(estimate.fit, estimate.spectra, (int(image.shape[0]), int(image.shape[1])))
             result |= {
@@ -115,6 +119,14 @@ def _collect(
         ))  # fmt: skip
     if n_failed:
         reasons.append(f"{n_failed} of {n} micrographs could not be read or fitted")
+    costs = [r.get("scale_costs") if r else None for r in results]
+    scales = [
+        pixel_scale([c for c, g in zip(costs, micrographs.optics_index, strict=True) if c and g == group])
+        for group in range(len(micrographs.optics))
+    ]
+    said = [s.said(o.pixel_size, o.cs_mm) for s, o in zip(scales, micrographs.optics, strict=True)]
+    for words in (w for w, s in zip(said, scales, strict=True) if s.is_wrong):
+        run.warn(words)
     verdict = "found" if kept.sum() >= 0.5 * n and kept.any() else "doubtful" if kept.any() else "not found"
     run.summarise(
         verdict=verdict,
@@ -129,6 +141,7 @@ def _collect(
         half_difference_median=_median([abs(r["half_difference"]) for r in good if r["half_difference"] is not None]),
         ctf_resolution_median=_median([r["ctf_resolution"] for r in good if r["ctf_resolution"]]),
         ctf_score_median=_median([r["ctf_score"] for r in good]),
+        pixel_size_check=said,
     )
     out = {"micrographs": filled.select(kept)}
     if not kept.all():
