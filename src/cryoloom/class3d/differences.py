@@ -94,11 +94,11 @@ def learn_prior(
 
     solved = list(executor.map(work, tasks))
     first, second = solved[::2], solved[1::2]
-    ssnr = _class_ssnr(first, second, mask).mean(0)
+    ssnr = _class_ssnr(first, second, mask, population).mean(0)
     wiener = torch.from_numpy(ssnr / (1.0 + ssnr))
     smooth = [list(executor.map(lambda v: weight_shells(v, wiener), half)) for half in (first, second)]
     place = _agreement(smooth[0], smooth[1], population, field / box, blur) * mask
-    return DifferencePrior(_double_ssnr(mean_fsc), _class_ssnr(first, second, place), place)
+    return DifferencePrior(_double_ssnr(mean_fsc), _class_ssnr(first, second, place, population), place)
 
 
 def _agreement(
@@ -117,15 +117,26 @@ def _agreement(
     return 2 * rho / (1 + rho)
 
 
-def _class_ssnr(first: list[Tensor], second: list[Tensor], place: Tensor) -> np.ndarray:
-    """Signal shared by all classes over each class's own noise, both halves together, `(K, shells)`."""
+def expected_difference(population: np.ndarray) -> np.ndarray:
+    """Power of each class's difference from the common map over that between two like classes, `(K,)`.
+
+    States that differ independently from what they share, each by variance 1/2, differ from their mean, to which
+    they contribute with the populations `π`, by `((1 - π_c)² + Σ_{k≠c} π_k²) / 2`: a large class is much of the mean.
+    """
+    square = population**2
+    return 0.5 * ((1.0 - population) ** 2 + square.sum() - square)
+
+
+def _class_ssnr(first: list[Tensor], second: list[Tensor], place: Tensor, population: np.ndarray) -> np.ndarray:
+    """Signal that is shared by all classes but for their populations, over each class's own noise, `(K, shells)`."""
     box = place.shape[0]
     crosses, noises = [], []
     for a, b in zip(first, second, strict=True):
         cross, power_a, power_b = cross_and_powers(image_to_dft(a * place, 3), image_to_dft(b * place, 3), (box,) * 3)
         crosses.append(cross.numpy())
         noises.append((0.5 * (power_a + power_b) - cross).numpy())
-    signal = _smooth(np.maximum(np.mean(crosses, axis=0), 0.0))
+    share = expected_difference(population)
+    signal = share[:, None] / share.mean() * _smooth(np.maximum(np.mean(crosses, axis=0), 0.0))
     noise = np.array([_smooth(np.maximum(v, 0.0)) for v in noises])
     return 2.0 * signal / np.maximum(noise, 1e-30 + 0.02 * signal)
 

@@ -48,6 +48,8 @@ class Mixture:
         What the halves agree on, from the last step.
     means, gain
         Classes in the span of the differences of the last step, `(K, K)`, and the factor of the common map.
+    population_spread
+        Standard error of the populations by the jackknife over quarters, `(K,)`; None unless they were sorted apart.
     """
 
     share: np.ndarray
@@ -58,6 +60,7 @@ class Mixture:
     prior: DifferencePrior | None = None
     means: np.ndarray | None = None
     gain: float = 1.0
+    population_spread: np.ndarray | None = None
 
 
 def begin_mixture(share: np.ndarray, scale_sd: float = 0.1) -> Mixture:
@@ -222,12 +225,14 @@ def judge_apart(
     cross = np.empty((len(rows), n_classes + 1))
     gram = np.empty((len(rows), n_classes + 1, n_classes + 1))
     basis = ClassBasis(source.box, source.field, radius, common, executor)
+    without = []
     for f in range(N_QUARTERS):
         others = rows[fold != f]
         apart = mixture_step(
             source, replace(mixture, share=mixture.share[fold != f]), poses, others, common, executor,
             radius=radius, symmetry=symmetry,
         )  # fmt: skip
+        without.append(apart.population)
         sums = class_sums(
             source, apart.share, poses, others, fold[fold != f], common.noise, executor,
             radius=radius, symmetry=symmetry,
@@ -239,7 +244,8 @@ def judge_apart(
         cross[here], gram[here] = products_with(
             source, spectra, poses, rows[here], common.noise, executor, radius=radius
         )  # fmt: skip
-    return judge(mixture, cross, gram, mixture.prior)
+    spread = np.sqrt((N_QUARTERS - 1) * np.var(without, axis=0))
+    return replace(judge(mixture, cross, gram, mixture.prior), population_spread=spread)
 
 
 def _shown_to(prior: DifferencePrior) -> int:

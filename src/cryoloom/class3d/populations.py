@@ -2,7 +2,8 @@
 
 Given densities of the classes, the log-likelihood of populations is `Σ_i log Σ_c π_c f_ic`; its information matrix,
 with what is lost because the class of a particle is not seen (Louis 1982, doi:10.1111/j.2517-6161.1982.tb01203.x), is
-the sum of outer products of the scores `p_ic / π_c - p_iK / π_K`. What the maps' own errors add is left out.
+the sum of outer products of the scores `p_ic / π_c - p_iK / π_K`. What the maps' own errors add shows in how the
+populations change when a quarter of the particles is left out (the jackknife): the larger of the two errors is stated.
 """
 
 from dataclasses import dataclass
@@ -33,8 +34,11 @@ class Populations:
     expected_accuracy: float
 
 
-def measure_populations(share: np.ndarray, population: np.ndarray) -> Populations:
-    """Populations and intervals from memberships `(n, K)` and the populations that they were computed with."""
+def measure_populations(share: np.ndarray, population: np.ndarray, spread: np.ndarray | None = None) -> Populations:
+    """Populations and intervals from memberships `(n, K)` and the populations that they were computed with.
+
+    `spread` is the standard error of the populations by the jackknife, `(K,)`, where it is known.
+    """
     n, n_classes = share.shape
     accuracy = float(share.max(1).mean())
     if n_classes == 1:
@@ -45,6 +49,8 @@ def measure_populations(share: np.ndarray, population: np.ndarray) -> Population
     covariance = np.linalg.inv(score.T @ score + 1e-9 * n * np.eye(n_classes - 1))
     spread = np.vstack([np.eye(n_classes - 1), -np.ones(n_classes - 1)])
     error = np.sqrt(np.einsum("ia,ab,ib->i", spread, covariance, spread))
+    if spread is not None:
+        error = np.maximum(error, spread)
     # on the scale of log odds, where an interval cannot leave 0 ... 1
     odds = np.log(population / (1.0 - population))
     width = 1.96 * error / (population * (1.0 - population))

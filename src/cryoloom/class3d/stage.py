@@ -199,7 +199,8 @@ def _results(
 ) -> dict[str, Any]:
     order = np.arange(len(mixture.population)) if keep_order else np.argsort(-mixture.population, kind="stable")
     share = mixture.share[:, order]
-    populations = measure_populations(share, mixture.population[order])
+    spread = None if mixture.population_spread is None else mixture.population_spread[order]
+    populations = measure_populations(share, mixture.population[order], spread)
     pixel_size = source.pixel_size
     results: dict[str, Any] = {}
     maps: list[ClassMap] = []
