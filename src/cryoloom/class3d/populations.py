@@ -47,8 +47,8 @@ def measure_populations(share: np.ndarray, population: np.ndarray, spread: np.nd
     ratio = share / population
     score = ratio[:, :-1] - ratio[:, -1:]
     covariance = np.linalg.inv(score.T @ score + 1e-9 * n * np.eye(n_classes - 1))
-    spread = np.vstack([np.eye(n_classes - 1), -np.ones(n_classes - 1)])
-    error = np.sqrt(np.einsum("ia,ab,ib->i", spread, covariance, spread))
+    step = np.vstack([np.eye(n_classes - 1), -np.ones(n_classes - 1)])
+    error = np.sqrt(np.einsum("ia,ab,ib->i", step, covariance, step))
     if spread is not None:
         error = np.maximum(error, spread)
     # on the scale of log odds, where an interval cannot leave 0 ... 1
