@@ -6,6 +6,7 @@ All candidates of each program are ranked by its own figure of merit; printed ar
 where a program never reaches it) and the CPU time per micrograph, training included. RELION is told the true diameter
 and, for templates, gets the same views of the particle as ours; ours is told nothing of the diameter without templates.
 Topaz searches with the network it brings, as its manual says. Programs that are not installed are named and left out.
+The same call goes on where it was stopped.
 """
 
 import argparse
@@ -42,14 +43,23 @@ def cpu_of(command: list[str], **options: object) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def once(folder: Path, command: list[str], **options: object) -> float:
+    """CPU seconds of a command that fills a folder; what is done already is not done again."""
+    taken = folder.with_suffix(".cpu_seconds")
+    if not taken.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        taken.write_text(str(cpu_of(command, **options)))
+    return float(taken.read_text())
+
+
 def ours(name: str, out: Path, *options: str) -> tuple[PickSet, float]:
     """Picks of one of our pickers, all candidates, and CPU seconds."""
     program = str(Path(sys.executable).parent / "cryoloom")
     folder = out / name
-    shutil.rmtree(folder, ignore_errors=True)
-    seconds = cpu_of(
+    seconds = once(
+        folder,
         [program, "pick", "--micrographs", str(out / "micrographs.star"), "--out", str(folder), "--threads", "1",
-         "--threshold", "-1000", "--quiet", *options]
+         "--threshold", "-1000", "--quiet", *options],
     )  # fmt: skip
     return read_picks(folder / "picks.star"), seconds
 
@@ -57,8 +67,8 @@ def ours(name: str, out: Path, *options: str) -> tuple[PickSet, float]:
 def relion(name: str, out: Path, micrographs: MicrographSet, *options: str) -> tuple[PickSet, float]:
     """Picks of RELION with their figures of merit, and CPU seconds."""
     folder = out / name
-    shutil.rmtree(folder, ignore_errors=True)
-    seconds = cpu_of(
+    seconds = once(
+        folder,
         ["relion_autopick", "--i", str(out / "micrographs.star"), "--odir", f"{folder}/", "--pickname", "autopick",
          *options],
         cwd=out,
@@ -103,6 +113,7 @@ def main() -> None:
     parser.add_argument("--micrographs", type=int, default=3)
     parser.add_argument("--junk", action="store_true", help="carbon, crystals of ice and aggregates")
     parser.add_argument("--seed", type=int, default=51)
+    parser.add_argument("--without", nargs="*", default=[], choices=("consensus", "relion", "topaz"))
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     out = options.out.resolve()
@@ -121,9 +132,12 @@ def main() -> None:
     rows: dict[str, tuple[PickSet, float]] = {
         "ours, reference-free": ours("ours_free", out),
         "ours, templates": ours("ours_templates", out, "--references", str(views)),
-        "ours, consensus": ours("ours_consensus", out, "--method", "consensus"),
     }
-    if shutil.which("relion_autopick"):
+    if "consensus" not in options.without:
+        rows["ours, consensus"] = ours("ours_consensus", out, "--method", "consensus")
+    if "relion" in options.without:
+        print("RELION: left out")
+    elif shutil.which("relion_autopick"):
         small, large = str(0.8 * diameter), str(1.1 * diameter)
         rows["RELION, LoG"] = relion(
             "relion_log", out, micrographs, "--LoG", "--LoG_diam_min", small, "--LoG_diam_max", large, "--shrink", "0",
@@ -136,7 +150,9 @@ def main() -> None:
         )  # fmt: skip
     else:
         print("relion_autopick is not installed: left out")
-    if shutil.which("topaz"):
+    if "topaz" in options.without:
+        print("Topaz: left out")
+    elif shutil.which("topaz"):
         rows["Topaz"] = topaz(out, micrographs, diameter)
     else:
         print("topaz is not installed: left out")

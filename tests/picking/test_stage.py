@@ -84,3 +84,12 @@ def test_a_damaged_micrograph_is_left_out_and_named(tmp_path, simulated):
         file.truncate(2000)
     job, _ = _pick(tmp_path, micrographs, diameter=simulated[0].diameter, contrast="dark")
     assert [entry["item"] for entry in job.summary["left_out"]] == [str(micrographs.path[2])]
+
+
+def test_a_threshold_for_picks_does_not_change_the_size_that_is_found(tmp_path, simulated):
+    micrographs = _set(tmp_path, [simulated[0].image])
+    sizes = []
+    for number, settings in enumerate(({}, {"threshold": -1e3})):
+        job = run_stage("pick", {"micrographs": micrographs}, settings, out=tmp_path / str(number), threads=1)
+        sizes.append(job.summary["diameter"])
+    assert sizes[0] == sizes[1]

@@ -103,13 +103,9 @@ def _trusted(found: dict[int, Candidates], settings: PickSettings) -> dict[int, 
         np.concatenate([getattr(c, name) for c in each]) for name in ("score", "density", "texture", "contested")
     )
     decoys = np.concatenate([c.decoys for c in each])
-    first = calibrate(
-        score[~contested],
-        decoys,
-        false_picks=settings.false_picks,
-        least_probability=settings.least_probability,
-        threshold=settings.threshold,
-    )
+    # a threshold that the user sets is one for picks; what is learnt from stands out by itself
+    rule = {"false_picks": settings.false_picks, "least_probability": settings.least_probability}
+    first = calibrate(score[~contested], decoys, **rule)
     if first.p_value > NOISE_P_VALUE or not np.isfinite(first.threshold):
         return None
     good = score >= first.threshold
