@@ -143,7 +143,7 @@ def test_noise_passes_as_often_as_is_set(measure):
     """Micrographs of coloured noise; a coarse search, whose values are independent, and a fine one, which clumps."""
     template = model()
     ratios, notes = [], []
-    for step, side, n_micrographs in ((12.0, 224, 12), (6.0, 160, 5)):
+    for step, side, n_micrographs in ((12.0, 192, 10), (6.0, 128, 4)):
         views = search_views(math.radians(step), "D2")
         settings = SearchModelSettings(symmetry="D2", false_picks=8.0)
         counts, strict, share = [], [], 1.0

@@ -14,6 +14,7 @@ STAGES = {
     "pick": "cryoloom.picking.settings:PICK",
     "train-picker": "cryoloom.picking.settings:TRAIN_PICKER",
     "search-model": "cryoloom.picking.model_search.settings:SEARCH_MODEL",
+    "trace-filaments": "cryoloom.picking.filaments.settings:TRACE_FILAMENTS",
     "denoise": "cryoloom.picking.denoise.settings:DENOISE",
     "extract": "cryoloom.extraction.settings:EXTRACT",
     "class2d": "cryoloom.class2d.settings:CLASS2D",

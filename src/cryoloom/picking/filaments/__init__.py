@@ -1,0 +1,1 @@
+"""Filaments on micrographs: oriented templates, curves, and segments with what is known of their poses."""
