@@ -1,8 +1,14 @@
 """Files that are damaged or are not what they are called end in a sentence that names them; the others are finished."""
 
+import errno
+import os
+import time
+
 import numpy as np
 import pytest
+import torch
 
+from cryoloom.cli.main import run_command
 from cryoloom.io.eer_writer import write_eer
 from cryoloom.io.mrc import write_mrc
 from cryoloom.io.records import read_micrographs, read_movies
@@ -58,7 +64,8 @@ def assert_clear(causes, names):
         assert len(cause) < 400
 
 
-def test_damaged_and_mislabelled_movies_are_named_by_the_import_and_the_others_taken(tmp_path):
+@pytest.mark.capability("PLT-13")
+def test_damaged_and_mislabelled_movies_are_named_by_the_import_and_the_others_taken(tmp_path, measure):
     names = bad_movies(tmp_path, good_movies(tmp_path))
     done = run_stage(
         "import", inputs={"files": sorted(tmp_path.glob("*.*"))}, settings={"dose_per_frame": 1.0, "pixel_size": 1.5},
@@ -66,18 +73,23 @@ def test_damaged_and_mislabelled_movies_are_named_by_the_import_and_the_others_t
     )  # fmt: skip
     assert_clear(left_out(done.summary), names)
     assert len(read_movies(done["movies"])) == 8
+    note = "import: truncated, zero-byte, text, NaN, mislabelled (both ways) and torn movies; 8 good ones are taken"
+    measure(len(names), f"of {len(names)} bad files named", f"{len(names)}", note=note)
 
 
-def test_a_movie_of_the_other_byte_order_gives_the_same_frames(tmp_path):
+@pytest.mark.capability("PLT-13")
+def test_a_movie_of_the_other_byte_order_gives_the_same_frames(tmp_path, measure):
     content = good_movies(tmp_path, n=1)
     (tmp_path / "big.mrcs").write_bytes(swapped(content))
     from cryoloom.io.movies import open_movie
 
     with open_movie(tmp_path / "big.mrcs") as one, open_movie(tmp_path / "good_0.mrcs") as two:
         np.testing.assert_array_equal(one.frames(0, 6), two.frames(0, 6))
+    measure(1, "of 1 big-endian movie read as it is", "1")
 
 
-def test_motion_goes_on_with_the_good_movies(tmp_path):
+@pytest.mark.capability("PLT-13")
+def test_motion_goes_on_with_the_good_movies(tmp_path, measure):
     names = bad_movies(tmp_path, good_movies(tmp_path))
     write_mrc(tmp_path / "gain.mrc", np.ones((64, 64), np.float32), 1.5)
     write_mrc(tmp_path / "other_size.mrcs", frames(91)[:, :32], 1.5, kind="stack")
@@ -89,6 +101,63 @@ def test_motion_goes_on_with_the_good_movies(tmp_path):
     assert "32" in causes.pop("other_size.mrcs")
     assert_clear(causes, names)
     assert len(read_micrographs(done["micrographs"])) == 8
+    n = len(names) + 1
+    measure(n, f"of {n} bad files named", f"{n}", note="motion: the same, and a movie that the gain does not fit")
+
+
+def _raised(trouble):
+    if trouble == "GPU memory":
+        return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+    if trouble == "GPU lost":
+        return RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later")
+    if trouble == "memory":
+        return MemoryError()
+    number = errno.ENOSPC if trouble == "disk full" else errno.EROFS
+    return OSError(number, os.strerror(number), "/data/out/a.mrc")
+
+
+TROUBLES = {
+    "disk full": "/data/out/a.mrc: No space left on device. Free space",
+    "read-only": "/data/out/a.mrc: Read-only file system. Free space or fix the permissions",
+    "memory": "the memory of this machine is used up",
+    "GPU memory": "the memory of the GPU is used up",
+    "GPU lost": "the GPU does not answer any more (CUDA error: unspecified launch failure)",
+}
+
+
+@pytest.mark.capability("PLT-13")
+def test_trouble_of_the_machine_stops_a_job_with_one_sentence_and_the_job_goes_on_later(
+    tmp_path, measure, monkeypatch, capsys
+):
+    """The errors that the system or torch raise, at the second movie, as they are; a stalled disk is not covered."""
+    import cryoloom.motion.stage as room
+
+    good_movies(tmp_path, n=3)
+    settings = ["--pixel-size", "1.5", "--voltage-kv", "300", "--no-local-motion", "--threads", "1", "--quiet"]
+    write = room.write_mrc
+    for trouble, sentence in TROUBLES.items():
+        out = tmp_path / trouble.replace(" ", "_")
+        command = ["motion", "--movies", str(tmp_path / "good_*.mrcs"), "--out", str(out), *settings]
+
+        def broken(path, *rest, trouble=trouble, **more):
+            if "good_1" in str(path):
+                raise _raised(trouble)
+            return write(path, *rest, **more)
+
+        monkeypatch.setattr(room, "write_mrc", broken)
+        started = time.monotonic()
+        assert run_command(command) == 1
+        said = capsys.readouterr().err
+        assert sentence in said and "Traceback" not in said, said
+        assert time.monotonic() - started < 60
+        monkeypatch.setattr(room, "write_mrc", write)
+        assert run_command(command) == 0
+        assert sorted(p.name for p in (out / "micrographs").glob("good_?.mrc")) == [f"good_{i}.mrc" for i in range(3)]
+    n = len(TROUBLES)
+    note = f"{', '.join(TROUBLES)}: the real errors raised at the second movie; given again, the job is finished"
+    measure(
+        n, f"of {n} troubles of the machine told in a sentence", f"{n}", note=note + "; not covered: a stalled disk"
+    )
 
 
 @pytest.mark.parametrize("kind", ["nan", "constant", "empty"])

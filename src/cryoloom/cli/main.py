@@ -52,11 +52,25 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get(DEBUG):
             raise
+        if trouble := _trouble_of_gpu(error):
+            complain(f"cryoloom: {trouble}; what was finished is kept, the same command goes on from there.")
+            return 1
         complain(
             f"cryoloom: an error of the program itself: {type(error).__name__}: {error}. What was finished is kept; "
             f"set {DEBUG}=1 and repeat the command to see where it happened, and please report it."
         )
         return 1
+
+
+def _trouble_of_gpu(error: Exception) -> str | None:
+    """What is wrong with the GPU, and how to mend it; None if the error is another one."""
+    if isinstance(error, RuntimeError):
+        if type(error).__name__ == "OutOfMemoryError":
+            return "the memory of the GPU is used up; choose a free GPU with --device, or --device cpu"
+        if type(error).__name__ == "AcceleratorError" or str(error).startswith("CUDA error"):
+            first = str(error).splitlines()[0]
+            return f"the GPU does not answer any more ({first}); choose another with --device, or --device cpu"
+    return None
 
 
 class StageGroup(click.Group):

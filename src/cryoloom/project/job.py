@@ -111,13 +111,9 @@ class JobRun:
             name, item = pair
             try:
                 entry = journal.add(name, result=fn(item))
-            except (MemoryError, KeyboardInterrupt):
-                raise
-            except OSError as error:
-                if error.errno in _FATAL_ERRNO:
-                    raise
-                entry = journal.add(name, cause=_one_sentence(error))
             except Exception as error:
+                if concerns_all(error):
+                    raise
                 entry = journal.add(name, cause=_one_sentence(error))
                 if not isinstance(error, CryoloomError):
                     self._trace(name, error)
@@ -190,8 +186,17 @@ class JobRun:
         self.log("".join(traceback.format_exception(error)), item=name)
 
 
-# A full or read-only disk concerns every item: ENOSPC, EROFS, EDQUOT.
+# ENOSPC, EROFS, EDQUOT
 _FATAL_ERRNO = (28, 30, 122)
+
+
+def concerns_all(error: BaseException) -> bool:
+    """Whether an error is none of one item: memory used up, a disk full or read-only, a GPU that is full or lost."""
+    if isinstance(error, OSError):
+        return error.errno in _FATAL_ERRNO
+    # of torch, which is not imported here
+    of_gpu = type(error).__name__ in ("OutOfMemoryError", "AcceleratorError") or str(error).startswith("CUDA error")
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and of_gpu)
 
 
 def relative_path(path: Path, root: Path | None) -> str:
