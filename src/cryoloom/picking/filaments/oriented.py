@@ -24,9 +24,10 @@ N_ANGLES = 30
 PIXELS_PER_DIAMETER = 12
 _LENGTH = 1.0  # diameters, standard deviation along the axis
 _FRINGES = 50.0  # Å around carbon and crystals, in which the fringes of their edges look like filaments
-_EXPONENT = 0.8  # of the spectrum that weights the correlation; see `matched.py`
+_EXPONENT = 0.7  # of the spectrum that weights the correlation; see `matched.py`
 _EXCLUSION = 6.0  # Å per pixel at which carbon and crystals are looked for: their texture is lost on coarser ones
-_WIDE = 1.25  # diameters, radius of the disc that fits into carbon and crystals but not into filaments
+_HOLES = 60.0  # Å, half the width of gaps in carbon that belong to it
+_WIDE = 1.0  # diameters, radius of the disc that fits into carbon and crystals but not into filaments
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ def prepare_for_filaments(
     if exclude:
         fine = reduce_micrograph(image, pixel_size, _EXCLUSION, dark=True)
         mask = _resampled(exclusion_mask(fine.image, fine.mean_pixel_size), plain.shape)
+        mask = ~grow_mask(~grow_mask(mask, _HOLES / px), _HOLES / px)
         reach = _WIDE * diameter / px
         mask = mask & grow_mask(~grow_mask(~mask, reach), 1.3 * reach)
         if bool(mask.any()):
