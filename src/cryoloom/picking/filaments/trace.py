@@ -20,7 +20,7 @@ _END = 0.5  # of the typical score
 _TYPICAL = 0.7  # quantile of the scores along the trace so far that is called typical
 _BESIDE = 0.75  # diameters; within this distance and nearly parallel, it is the same filament
 _PARALLEL = math.radians(30)
-_SEED, _LEAST_SIGMA = 3.5, 2.5  # score at which a trace begins, and at which it ends at the latest: that of noise
+_SEED, _LEAST_SIGMA = 3.5, 3.0  # score at which a trace begins, and at which it ends at the latest: that of noise
 _INDEPENDENT = 2.5  # diameters between places whose templates hardly overlap
 _MOST = 400  # traces on one micrograph
 
