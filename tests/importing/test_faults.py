@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 import time
 
 import numpy as np
@@ -129,7 +130,7 @@ TROUBLES = {
 def test_trouble_of_the_machine_stops_a_job_with_one_sentence_and_the_job_goes_on_later(
     tmp_path, measure, monkeypatch, capsys
 ):
-    """The errors that the system or torch raise, at the second movie, as they are; a stalled disk is not covered."""
+    """The errors that the system or torch raise, at the second movie, as they are."""
     import cryoloom.motion.stage as room
 
     good_movies(tmp_path, n=3)
@@ -155,9 +156,49 @@ def test_trouble_of_the_machine_stops_a_job_with_one_sentence_and_the_job_goes_o
         assert sorted(p.name for p in (out / "micrographs").glob("good_?.mrc")) == [f"good_{i}.mrc" for i in range(3)]
     n = len(TROUBLES)
     note = f"{', '.join(TROUBLES)}: the real errors raised at the second movie; given again, the job is finished"
-    measure(
-        n, f"of {n} troubles of the machine told in a sentence", f"{n}", note=note + "; not covered: a stalled disk"
-    )
+    measure(n, f"of {n} troubles of the machine told in a sentence", f"{n}", note=note)
+
+
+@pytest.mark.capability("PLT-13")
+def test_storage_that_does_not_answer_is_named_while_the_job_waits(tmp_path, measure, monkeypatch):
+    """A named pipe blocks whoever reads it, as a stalled network disk does, until something is written."""
+    import cryoloom.motion.stage as room
+    from cryoloom.project import progress
+
+    longest = progress.SILENCE
+    assert longest < 60
+    monkeypatch.setattr(progress, "SILENCE", 0.3)
+    good_movies(tmp_path, n=2)
+    os.mkfifo(tmp_path / "stalled")
+    write, waited = room.write_mrc, []
+
+    def stalled(path, *rest, **more):
+        if "good_1" in str(path) and not waited:
+            waited.append((tmp_path / "stalled").read_bytes())
+        return write(path, *rest, **more)
+
+    monkeypatch.setattr(room, "write_mrc", stalled)
+    out = tmp_path / "out"
+
+    def answer_when_named():
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            if "At work on" in ((out / "run.log").read_text() if (out / "run.log").exists() else ""):
+                break
+            time.sleep(0.05)
+        (tmp_path / "stalled").write_bytes(b"the disk answers again")
+
+    disk = threading.Thread(target=answer_when_named)
+    disk.start()
+    command = ["motion", "--movies", str(tmp_path / "good_*.mrcs"), "--out", str(out), "--pixel-size", "1.5"]
+    assert run_command([*command, "--voltage-kv", "300", "--no-local-motion", "--threads", "1", "--quiet"]) == 0
+    disk.join()
+    said = [line for line in (out / "run.log").read_text().splitlines() if "nothing new for" in line]
+    assert any("good_1" in line and "can be stopped and run again" in line for line in said), said
+    assert waited == [b"the disk answers again"]
+    assert len(read_micrographs(out / "micrographs.star")) == 2
+    note = "a stalled disk: the item that waits is named, and the job goes on when the disk answers"
+    measure(longest, "s without a word at most", "< 60", note=note)
 
 
 @pytest.mark.parametrize("kind", ["nan", "constant", "empty"])

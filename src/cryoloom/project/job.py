@@ -87,7 +87,12 @@ class JobRun:
 
     def progress(self, total: int, label: str) -> ProgressLine:
         """Start a progress line with the time left."""
-        return ProgressLine(self._sink, label, total)
+
+        def say(text: str) -> None:
+            self.log(text)
+            self._sink.message(text)
+
+        return ProgressLine(self._sink, label, total, say)
 
     def each(
         self,
@@ -110,7 +115,8 @@ class JobRun:
         def work(pair: tuple[str, T]) -> tuple[str, dict[str, Any]]:
             name, item = pair
             try:
-                entry = journal.add(name, result=fn(item))
+                with line.at_work_on(name):
+                    entry = journal.add(name, result=fn(item))
             except Exception as error:
                 if concerns_all(error):
                     raise
