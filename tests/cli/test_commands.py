@@ -78,10 +78,13 @@ def test_every_command_has_help_plan_json_exit_codes_a_schema_and_a_python_funct
 
 
 def test_the_registry_lists_every_stage_under_its_own_name():
-    declared = []
-    for path in Path(cryoloom.__file__).parent.glob("*/settings.py"):
-        module = importlib.import_module(f"cryoloom.{path.parent.name}.settings")
-        declared += [value.name for value in vars(module).values() if isinstance(value, StageDeclaration)]
+    root = Path(cryoloom.__file__).parent
+    declared = {}  # a declaration may be imported where its inputs are shared
+    for path in root.rglob("settings.py"):
+        module = importlib.import_module(".".join(("cryoloom", *path.relative_to(root).with_suffix("").parts)))
+        for value in vars(module).values():
+            if isinstance(value, StageDeclaration):
+                assert declared.setdefault(value.name, value) is value
     assert sorted(declared) == sorted(DECLARATIONS)
     for name in STAGES:
         module, _, function = find_stage(name).function.partition(":")
