@@ -237,7 +237,8 @@ def _collect(
         reasons.append(f"{n_failed} of {len(movies)} movies could not be corrected")
     no_signal = [Path(str(movies.path[row])).name for row, r in done if not r["frame_snr"] > 0 and r["n_frames"] > 1]
     if no_signal:
-        reasons.append(f"no signal was found in {len(no_signal)} movies, so they are not aligned: {no_signal[:10]}")
+        named = ", ".join(no_signal[:10])
+        reasons.append(f"{len(no_signal)} of {len(movies)} movies showed no signal and were not aligned: {named}")
     if not any(is_dose_weighted(row) for row, _ in done) and settings.dose_weighting:
         reasons.append("no dose per frame is known, so there is no dose weighting")
     run.summarise(
