@@ -24,6 +24,7 @@ _EER_COMPRESSIONS = (65000, 65001, 65002)
 TIFF_FAULTS = (tifffile.TiffFileError, struct.error, ValueError, IndexError, KeyError, TypeError, AttributeError,
            ZeroDivisionError, OverflowError, EOFError, OSError, RuntimeError, NotImplementedError, MemoryError,
            AssertionError, UnicodeError, ImportError)  # fmt: skip
+"""What the library raises on damaged files: a torn directory may ask for any type, size, codec or amount of memory."""
 
 
 @dataclass(frozen=True)

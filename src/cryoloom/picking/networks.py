@@ -1,6 +1,6 @@
-"""What the networks of this room share: first weights, steps up in resolution, weights as plain arrays."""
+"""What the networks of this room share: first weights, training, steps up in resolution, weights as plain arrays."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 _PREFIX = "weights."
+_WARM = 0.2  # share of the steps in which the rate rises
 
 
 def initialise_layers(network: nn.Module, generator: torch.Generator) -> None:
@@ -19,6 +20,46 @@ def initialise_layers(network: nn.Module, generator: torch.Generator) -> None:
                 layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) * (2.0 / fan) ** 0.5)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
+
+
+def descend(
+    network: nn.Module,
+    loss: Callable[[], Tensor],
+    steps: int,
+    *,
+    rate: float,
+    decay: float,
+    advance: Callable[[], None] = lambda: None,
+) -> np.ndarray:
+    """Train a network with AdamW (Loshchilov, Hutter 2019, arXiv:1711.05101), its rate rising and falling once.
+
+    Parameters
+    ----------
+    loss
+        Draws a batch and gives its loss; called once per step.
+    rate, decay
+        Highest rate, and decay of the weights.
+    advance
+        Called after each step.
+
+    Returns
+    -------
+    losses
+        Of each step, `(steps,)`.
+    """
+    optimiser = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=_WARM)
+    losses = np.zeros(steps)
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+        for step in range(steps):
+            of_step = loss()
+            optimiser.zero_grad()
+            of_step.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            schedule.step()
+            losses[step] = float(of_step.detach())
+            advance()
+    return losses
 
 
 def grow(coarse: Tensor, factor: int) -> Tensor:

@@ -16,12 +16,12 @@ from torch import Tensor
 from cryoloom.contract import InputError
 from cryoloom.picking.denoise.halves import HalfPair
 from cryoloom.picking.denoise.network import DenoiserNetwork, denoise_half
+from cryoloom.picking.networks import descend
 
 CROP = 96
 """Pixels of a small image."""
 _KEPT_BACK = 0.15  # share of the rows of each micrograph
 _RATE, _DECAY = 3e-3, 1e-3
-_WARM = 0.2
 _BATCH = 8
 
 
@@ -94,19 +94,12 @@ def train_denoiser(
     network = DenoiserNetwork()
     network.initialise(torch.Generator().manual_seed(seed))
     network.to(device)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=steps, pct_start=_WARM)
-    losses = np.zeros(steps)
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-        for step in range(steps):
-            shown, filtered, asked = (part.to(device) for part in _batch(pairs, rng))
-            loss = (network(shown, filtered) - asked).square().mean()
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            losses[step] = float(loss.detach())
-            advance()
+
+    def loss() -> Tensor:
+        shown, filtered, asked = (part.to(device) for part in _batch(pairs, rng))
+        return (network(shown, filtered) - asked).square().mean()
+
+    losses = descend(network, loss, steps, rate=_RATE, decay=_DECAY, advance=advance)
     return network.eval().cpu(), losses
 
 

@@ -10,11 +10,10 @@ from torch.nn.functional import softplus
 from cryoloom.picking.learned.examples import OFF_CENTRE, PARTICLE, UNLABELLED, Examples, Labelled
 from cryoloom.picking.learned.loss import positive_unlabelled_loss
 from cryoloom.picking.learned.network import PickerNetwork, answer_map
-from cryoloom.picking.networks import initialise_layers
+from cryoloom.picking.networks import descend, initialise_layers
 from cryoloom.picking.peaks import background_level
 
 _RATE, _DECAY = 2e-3, 1e-2
-_WARM = 0.2  # share of the steps in which the rate rises
 _OFF_CENTRE_WEIGHT = 0.25
 
 
@@ -75,24 +74,17 @@ def train_network(
     network = PickerNetwork()
     initialise_layers(network, generator)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=steps, pct_start=_WARM)
-    losses = np.zeros(steps)
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-        for step in range(steps):
-            batch = examples.batch(batch_size)
-            odds = network(batch.image.to(device, memory_format=torch.channels_last)).cpu()
-            # places near labels are not like all other places
-            free = (batch.known == UNLABELLED) & batch.anywhere[:, None, None]
-            labelled, off_centre = odds[batch.known == PARTICLE], odds[batch.known == OFF_CENTRE]
-            loss = positive_unlabelled_loss(labelled, odds[free], prior)
-            loss = loss + _OFF_CENTRE_WEIGHT * softplus(off_centre).mean()
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            losses[step] = float(loss.detach())
-            advance()
+
+    def loss() -> torch.Tensor:
+        batch = examples.batch(batch_size)
+        odds = network(batch.image.to(device, memory_format=torch.channels_last)).cpu()
+        # places near labels are not like all other places
+        free = (batch.known == UNLABELLED) & batch.anywhere[:, None, None]
+        labelled, off_centre = odds[batch.known == PARTICLE], odds[batch.known == OFF_CENTRE]
+        of_places = positive_unlabelled_loss(labelled, odds[free], prior)
+        return of_places + _OFF_CENTRE_WEIGHT * softplus(off_centre).mean()
+
+    losses = descend(network, loss, steps, rate=_RATE, decay=_DECAY, advance=advance)
     network.eval().to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     maps = [answer_map(network, torch.from_numpy(one.image)) for one in micrographs]
     levels = np.asarray(
