@@ -23,6 +23,8 @@ from cryoloom.motion.tiles import TileSpectra, cut_tiles, without_pattern
 _K_MIN = 1 / 300.0  # 1/Å: ice gradients and illumination are left out
 _K_MAX = 1 / 4.5
 _BAND_PER_PX = 0.42  # of the decimated frames
+_SUPPOSED_FALL = 150.0  # Å²: signal falls as exp(-150 k²) before anything is known
+_LEAST_SIGNIFICANCE = 4.0
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,9 @@ class MotionEstimate:
     field
         In pixels of the frames.
     frame_snr
-        Variance of the specimen over variance of the noise, per pixel of a frame, in the band that was looked at.
+        Variance of the specimen over variance of the noise, per pixel of a frame, in the band that was looked at; 0
+        where what the aligned frames share does not stand above noise by 4 standard errors: such a movie is not
+        aligned.
     ssnr_frequency, ssnr
         Signal over noise of one frame by frequency in 1/Å.
     pair_trust
@@ -104,7 +108,7 @@ def estimate_motion(
     frequency = spectra.shell_frequency_per_px() / small_pixel
     ssnr = np.interp(frequency, whole.ssnr_frequency, whole.ssnr)
     beyond = frequency > whole.ssnr_frequency[-1]
-    ssnr[beyond] = whole.ssnr[-1] * np.exp(-150.0 * (frequency[beyond] ** 2 - whole.ssnr_frequency[-1] ** 2))
+    ssnr[beyond] = whole.ssnr[-1] * np.exp(-_SUPPOSED_FALL * (frequency[beyond] ** 2 - whole.ssnr_frequency[-1] ** 2))
     degree = min(degree, _largest_degree(spectra.centre_px))
     rough = trust if trust.min() < 1 else None
     fit = fit_field(
@@ -113,7 +117,9 @@ def estimate_motion(
     )  # fmt: skip
     return MotionEstimate(
         field=fit.field.scaled(factor, (h, w)),
-        frame_snr=_frame_snr(spectra, fit, factor),
+        frame_snr=_frame_snr(spectra, fit, factor)
+        if _significance(spectra, fit, frequency) > _LEAST_SIGNIFICANCE
+        else 0.0,
         ssnr_frequency=frequency,
         ssnr=fit.ssnr,
         pair_trust=trust,
@@ -141,7 +147,7 @@ def _align_whole_frames(
     still = np.zeros((small.shape[0], 2))
     spectra = without_pattern(cut_tiles(coarse, still, shape, _K_MIN * coarse_pixel, _BAND_PER_PX), pattern)
     k = spectra.shell_frequency_per_px() / coarse_pixel
-    supposed = 1e-2 * np.exp(-150.0 * k**2)
+    supposed = 1e-2 * np.exp(-_SUPPOSED_FALL * k**2)
     trajectory = initial_trajectory(spectra, supposed, max_shift / coarse_pixel)
     first = fit_field(
         spectra, shape, degree=0, initial=rigid_field(trajectory, shape), ssnr=supposed,
@@ -161,6 +167,14 @@ def _largest_degree(centre_px: np.ndarray) -> int:
     """Degree that the grid of tiles can carry."""
     rows, columns = (len(np.unique(centre_px[:, c])) for c in range(2))
     return max(0, min(rows, columns) - 1)
+
+
+def _significance(spectra: TileSpectra, fit: FieldFit, frequency: np.ndarray) -> float:
+    """What the aligned frames share, summed over shells with the supposed fall, in standard errors of noise."""
+    weight = np.exp(-_SUPPOSED_FALL * frequency**2)
+    counts = spectra.shell_counts() * spectra.n_tiles
+    error = spectra.n_frames * np.sqrt(float((weight**2 * counts).sum()) * spectra.alike)
+    return float((weight * fit.excess).sum()) / error
 
 
 def _frame_snr(spectra: TileSpectra, fit: FieldFit, factor: int) -> float:

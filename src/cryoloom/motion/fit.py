@@ -42,6 +42,8 @@ class FieldFit:
         Size of the last step, per iteration.
     step_variance_px2
         Step variance per degree that the data preferred.
+    excess
+        What the power of the aligned sum has beyond that of noise, per shell of all tiles, `(n_shells,)`.
     """
 
     field: MotionField
@@ -49,6 +51,7 @@ class FieldFit:
     tile_scale: np.ndarray
     step_rms_px: list[float]
     step_variance_px2: np.ndarray
+    excess: np.ndarray
 
 
 def fit_field(
@@ -97,6 +100,7 @@ def fit_field(
     covariance = np.zeros((n_modes * n_frames,) * 2)
     fitted_noise = np.zeros((n_tiles, spectra.n_shells))
     steps: list[float] = []
+    signal = np.zeros(spectra.n_shells)
     for iteration in range(max_iterations):
         residual = np.einsum("jm,mtc->jtc", values, modes) - spectra.offset_px
         excess = np.zeros((n_tiles, spectra.n_shells))
@@ -132,12 +136,13 @@ def fit_field(
         effective = np.maximum(n_frames - lost, 0.05 * n_frames)
         n_pairs = effective**2 - n_frames + 2 * lost - spectra.pattern * n_frames * lost
         n_pairs = np.maximum(n_pairs, 0.02 * n_frames * (n_frames - 1))
-        ssnr = measure_ssnr(spectra, excess.sum(0), n_pairs)
+        signal = excess.sum(0)
+        ssnr = measure_ssnr(spectra, signal, n_pairs)
         scale = _tile_scales(excess, likelihood_weight(ssnr, effective), ssnr * n_pairs * counts, counts, n_frames)
         fitted_noise = _fitted_noise(values, scale, ssnr, shell_k2, laplacian, covariance)
         if steps[-1] < tolerance_px and iteration >= 2:
             break
-    return FieldFit(MotionField(modes, shape, degree, covariance), ssnr, scale, steps, variance)
+    return FieldFit(MotionField(modes, shape, degree, covariance), ssnr, scale, steps, variance, signal)
 
 
 def _fitted_noise(

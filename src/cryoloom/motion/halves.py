@@ -2,17 +2,20 @@
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cryoloom.motion.decimate import decimate_frames
 from cryoloom.motion.field import MotionField
 from cryoloom.motion.frames import Frames
-from cryoloom.motion.likelihood import align_spectra
+from cryoloom.motion.likelihood import align_spectra, phase_factors
 from cryoloom.motion.static import measure_pattern
-from cryoloom.motion.tiles import TileSpectra, cut_tiles, without_pattern
+from cryoloom.motion.tiles import TileSpectra, cut_tiles, pattern_phase, without_pattern
 
 
 def half_products(spectra: TileSpectra, residual_px: np.ndarray) -> np.ndarray:
     """Products of the sums of even and odd frames, and powers of both, by shell over all tiles, `(3, n_shells)`.
+
+    Where a fixed pattern was taken out, the products of the noise that went with it are added back.
 
     Parameters
     ----------
@@ -21,11 +24,18 @@ def half_products(spectra: TileSpectra, residual_px: np.ndarray) -> np.ndarray:
     """
     sums = np.zeros((3, spectra.n_shells))
     for j in range(spectra.n_tiles):
-        aligned = align_spectra(spectra, j, residual_px[j])
-        even, odd = aligned[::2].sum(0), aligned[1::2].sum(0)
-        pairs = ((even, odd), (even, even), (odd, odd))
-        sums += np.stack([spectra.shell_sums((a * b.conj()).real * spectra.multiplicity) for a, b in pairs])
+        sums += _products(spectra, align_spectra(spectra, j, residual_px[j]))
+        if spectra.pattern:
+            still = spectra.pattern**0.5 * pattern_phase(spectra, j)
+            sums += _products(spectra, still * phase_factors(spectra, residual_px[j]))
     return sums
+
+
+def _products(spectra: TileSpectra, aligned: Tensor) -> np.ndarray:
+    """Product of the even and odd sums of frames `(t, ny, nx)`, and powers of both, by shell, `(3, n_shells)`."""
+    even, odd = aligned[::2].sum(0), aligned[1::2].sum(0)
+    pairs = ((even, odd), (even, even), (odd, odd))
+    return np.stack([spectra.shell_sums((a * b.conj()).real * spectra.multiplicity) for a, b in pairs])
 
 
 def shared_information(frames: Frames, field: MotionField, pixel_size: float, *, tile: float = 250.0) -> float:
