@@ -4,12 +4,20 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from cryoloom.compare.local_resolution import compare_local_resolution
 from cryoloom.compare.settings import CompareResolutionSettings, CompareSharpeningSettings
-from cryoloom.compare.sharpening import compare_sharpening, true_spread
+from cryoloom.compare.sharpening import (
+    compare_bfactors,
+    compare_sharpening,
+    largest_nearby,
+    sharpening_window,
+    true_spread,
+)
 from cryoloom.data import VolumeMap
+from cryoloom.maps.global_resolution import resolution_behind
+from cryoloom.maps.mask import MaskFromMap
+from cryoloom.maps.windowed import WindowedHalves
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "maps"))
@@ -48,28 +56,21 @@ def test_the_true_spread_is_what_errors_do_not_explain():
     assert true_spread(100 + error * rng.normal(size=20_000), error, 100.0) < 5
 
 
-def test_the_consensus_of_sharpening_is_that_of_the_contract():
-    from cryoloom.compare.agreement import Answers, compare_answers
-    from cryoloom.maps.local_filter import SlopeFit
+def test_one_b_factor_everywhere_is_that_of_the_whole_map_and_differences_are_local():
+    for seed, alike in ((0, True), (1, False)):
+        case = sharpening_case(seed)
+        known = resolution_behind(case.half1, case.half2, case.pixel_size, MaskFromMap(case.mask, 0, 0, 0, 0, 0, 0))
+        window = sharpening_window(known.resolution, case.pixel_size)
+        pair = WindowedHalves(case.half1, case.half2, case.pixel_size, case.mask, window)
+        both = compare_bfactors(pair, known)
+        own = both.local.drawn_to(both.guinier.bfactor, 1e4)
+        nearer = (both.together - own).abs() < (both.together - both.guinier.bfactor).abs()
+        assert bool(nearer[case.mask > 0.9].float().mean() > 0.9) is not alike
+        at = tuple(both.places.T)
+        np.testing.assert_allclose(both.comparison.consensus, both.together.numpy()[at], rtol=0.02, atol=1.0)
 
-    fit = SlopeFit(torch.zeros(4))
-    for k, value in ((0.1, 1.0), (0.2, 0.2), (0.25, -0.5)):
-        fit.add(k, torch.full((4,), value), torch.full((4,), 0.5), torch.ones(4), 50.0)
-    alone, error = (x.numpy().astype(np.float64) for x in fit.alone())
-    both = compare_answers(
-        "B", "Å²", np.arange(4), Answers("g", np.full(4, 80.0), np.full(4, 20.0)), Answers("l", alone, error),
-        tolerance=1e9,
-    )  # fmt: skip
-    np.testing.assert_allclose(fit.drawn_to(80.0, 20.0).numpy(), both.consensus, rtol=1e-4)
 
-
-def test_a_place_whose_bands_share_nothing_has_no_local_answer():
-    from cryoloom.maps.local_filter import SlopeFit
-
-    fit = SlopeFit(torch.zeros(3))
-    for k in (0.1, 0.2):
-        alive = torch.tensor([1.0, float(k < 0.15), 0.0])
-        fit.add(k, torch.full((3,), -k), torch.full((3,), 0.5), alive, 50.0)
-    alone, error = fit.alone()
-    assert torch.isfinite(alone).tolist() == [True, False, False] and torch.isinf(error).tolist() == [False, True, True]
-    np.testing.assert_allclose(fit.drawn_to(90.0, 20.0)[1:].numpy(), 90.0, rtol=1e-5)
+def test_the_largest_value_nearby_is_found_and_a_missing_one_stays_missing():
+    positions = np.array([[0.0, 0, 0], [1, 0, 0], [5, 0, 0], [5.5, 0, 0]])
+    found = largest_nearby(np.array([1.0, 3.0, 2.0, np.nan]), positions, 2.0)
+    np.testing.assert_array_equal(found, [3.0, 3.0, 2.0, np.nan])

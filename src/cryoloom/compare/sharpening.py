@@ -3,9 +3,11 @@
 The methods are those of the stages `postprocess` (`maps.sharpen`) and `restore` (`maps.local_filter`), the local one
 without any prior, so that it does not know of the other. Items are places on a grid as fine as the window tells apart.
 How much the B-factor truly differs from place to place is what the local ones scatter by beyond their own errors
-(Paule and Mandel 1982, doi:10.6028/jres.087.022); that spread is the error of the Guinier B-factor as that
-of a place. The consensus then goes from one B-factor, if the map shows no more than one, to local ones where they are
-told well.
+(Paule and Mandel 1982, doi:10.6028/jres.087.022). If they do not, the map shows one B-factor, and the fit that uses all
+of it is the consensus: a local one adds nothing to it but its own chance. If they do, local ones are the consensus,
+drawn to that of the whole map where they are told poorly. The measured spread is then too small, since windows mix
+parts, so a wide one is assumed. What a method says of a place rests on its whole window: the methods are in dispute
+about a place if they differ by more than the tolerance anywhere within one window of it.
 """
 
 import math
@@ -14,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from cryoloom.compare.agreement import Answers, Comparison, compare_answers
@@ -24,7 +27,8 @@ from cryoloom.contract import Figure, InputError, Run, stage
 from cryoloom.data import VolumeMap
 from cryoloom.data.half_maps import check_half_maps
 from cryoloom.maps.global_resolution import GlobalResolution, resolution_behind
-from cryoloom.maps.local_filter import LocalBands, measure_bands, rebuild
+from cryoloom.maps.local_bfactor import LocalBfactors, fit_local_bfactors
+from cryoloom.maps.local_filter import measure_bands, rebuild
 from cryoloom.maps.sharpen import estimate_bfactor
 from cryoloom.maps.spectrum import GuinierFit
 from cryoloom.maps.view import map_for_view
@@ -32,6 +36,9 @@ from cryoloom.maps.windowed import WindowedHalves
 
 LEAST_SPREAD = 1.0
 """Å2; a B-factor is never taken to be alike everywhere to better than this."""
+
+WIDE_SPREAD = 100.0
+"""Å2; spread of local B-factors about that of the whole map once they differ at all, as in the stage `restore`."""
 
 
 @stage(COMPARE_SHARPENING)
@@ -49,7 +56,7 @@ def compare_sharpening(
     with run.progress(2, "bands") as line:
         both = compare_bfactors(pair, known, fit_low=settings.fit_low, tolerance=settings.tolerance)
         line.advance()
-        restored = rebuild(pair, both.bands, both.together)
+        restored = rebuild(pair, measure_bands(pair, resolution=known.resolution), both.together)
         line.advance()
     comparison, guinier = both.comparison, both.guinier
     show_comparison(
@@ -74,11 +81,10 @@ def compare_sharpening(
             ),
         )
     )
-    local, _ = both.bands.fit.alone()
     maps = {
         "map_consensus": restored.volume,
         "bfactor_consensus": both.together,
-        "bfactor_local": local.nan_to_num() * found.mask,
+        "bfactor_local": both.local.bfactor.nan_to_num() * found.mask,
     }
     return {name: VolumeMap(values.numpy(), pixel_size, half1.origin) for name, values in maps.items()}
 
@@ -96,7 +102,7 @@ class ComparedBfactors:
     ----------
     guinier
         The fit of the whole map.
-    bands
+    local
         The local method.
     spread
         True spread of local B-factors about that of the whole map, Å2.
@@ -107,7 +113,7 @@ class ComparedBfactors:
     """
 
     guinier: GuinierFit
-    bands: LocalBands
+    local: LocalBfactors
     spread: float
     together: Tensor
     comparison: Comparison
@@ -150,13 +156,16 @@ def compare_bfactors(
             f"half1: at {known.resolution:.1f} Å there is no room for a fit from {fit_low:.0f} Å on; give a larger "
             "--fit-low"
         ) from failure
-    bands = measure_bands(pair, resolution=known.resolution, fit_low=fit_low)
-    local, error = (x.numpy().astype(np.float64) for x in bands.fit.alone())
+    fitted = fit_local_bfactors(pair, resolution=known.resolution, bfactor=guinier.bfactor, fit_low=fit_low)
+    local, error = (x.numpy().astype(np.float64) for x in (fitted.bfactor, fitted.error))
     places = grid_places(pair.mask.numpy() > 0.5, 0.5 * pair.window / pair.pixel_size)
     at, n = tuple(places.T), len(places)
     told = np.isfinite(local[at])
     spread = true_spread(local[at][told], error[at][told], guinier.bfactor)
-    of_a_place = math.hypot(spread, guinier.standard_error)
+    differs = spread > LEAST_SPREAD
+    # The fit of the whole map uses all that a local one does: their errors are alike by the ratio of the two.
+    of_a_place = math.hypot(WIDE_SPREAD, guinier.standard_error) if differs else guinier.standard_error
+    alike = 0.0 if differs else np.minimum(guinier.standard_error / np.where(told, error[at], np.inf), 1.0)
     comparison = compare_answers(
         "B-factor",
         "Å²",
@@ -164,9 +173,21 @@ def compare_bfactors(
         Answers("Guinier fit", np.full(n, guinier.bfactor), np.full(n, of_a_place)),
         Answers("local fit", local[at], error[at]),
         tolerance=tolerance,
+        correlation=alike,
+        distance=largest_nearby(np.abs(local[at] - guinier.bfactor), places * pair.pixel_size, pair.window),
     )
-    together = bands.fit.drawn_to(guinier.bfactor, of_a_place)
-    return ComparedBfactors(guinier, bands, spread, together, comparison, places)
+    together = (
+        fitted.drawn_to(guinier.bfactor, of_a_place) if differs else torch.full_like(pair.mask, max(guinier.bfactor, 0))
+    )
+    return ComparedBfactors(guinier, fitted, spread, together, comparison, places)
+
+
+def largest_nearby(values: np.ndarray, positions: np.ndarray, reach: float) -> np.ndarray:
+    """Largest value among the places within `reach` of each place, `(n,)`; places without a value count as 0."""
+    tree = cKDTree(positions)
+    known = np.nan_to_num(values, nan=0.0)
+    found = np.array([known[near].max() for near in tree.query_ball_point(positions, reach)])
+    return np.where(np.isfinite(values), found, np.nan)
 
 
 def true_spread(values: np.ndarray, error: np.ndarray, centre: float) -> float:

@@ -10,11 +10,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from cryoloom.fourier import half_spectrum_weights, rfftn, shell_index
 from cryoloom.geometry import direction_grid
+from cryoloom.maps.direction_cells import sums_by_direction
 from cryoloom.maps.interval import robust_crossing
 
 
@@ -73,7 +72,7 @@ def directional_fsc(
     box = half1.shape[0]
     cells = direction_grid(10).numpy()
     cells = cells[(cells[:, 2] > 1e-9) | ((np.abs(cells[:, 2]) <= 1e-9) & (cells[:, 1] >= 0))]
-    sums = _binned_sums(half1, half2, cells)  # (4, shells, cells)
+    sums = sums_by_direction(half1, half2, cells)  # (4, shells, cells)
     axes = direction_grid(6).numpy()
     axes = axes[(axes[:, 2] > 1e-9) | ((np.abs(axes[:, 2]) <= 1e-9) & (axes[:, 1] >= 0))]
     inside = np.abs(axes @ cells.T) >= math.cos(math.radians(cone_deg))
@@ -96,39 +95,6 @@ def directional_fsc(
         worst_over_best=float(area.min() / max(area.max(), 1e-30)),
         occupancy=(smooth > threshold).mean(axis=0),
     )
-
-
-def _binned_sums(half1: Tensor, half2: Tensor, cells: np.ndarray) -> np.ndarray:
-    """Cross power, both powers and counts by shell and direction, `(4, shells, cells)` float64."""
-    shape = tuple(half1.shape)
-    box = max(shape)
-    n_shells = box // 2 + 1
-    dft1, dft2 = rfftn(half1.float(), 3), rfftn(half2.float(), 3)
-    index = shell_index(shape)
-    kept = (index > 0) & (index < n_shells)
-    place = torch.nonzero(kept)
-    signed = [torch.fft.fftfreq(n)[place[:, i]] for i, n in enumerate(shape[:2])]
-    kz, ky, kx = signed[0], signed[1], torch.fft.rfftfreq(shape[2])[place[:, 2]]
-    k = torch.stack([kx, ky, kz], dim=1)
-    k = k / k.norm(dim=1, keepdim=True)
-    cell = _nearest_cell(k, cells)
-    bins = index[kept] * len(cells) + cell
-    weight = half_spectrum_weights(shape[2])[place[:, 2]].double()
-    a, b = dft1[kept], dft2[kept]
-    parts = ((a * b.conj()).real, a.abs() ** 2, b.abs() ** 2, torch.ones(len(a)))
-    sums = [
-        torch.zeros(n_shells * len(cells), dtype=torch.float64).index_add_(0, bins, p.double() * weight) for p in parts
-    ]
-    return torch.stack(sums).reshape(4, n_shells, len(cells)).numpy()
-
-
-def _nearest_cell(k: Tensor, cells: np.ndarray) -> Tensor:
-    """Index of the nearest of `cells` (up to sign) of each unit vector, in chunks."""
-    centres = torch.from_numpy(cells).float()
-    out = torch.empty(len(k), dtype=torch.int64)
-    for start in range(0, len(k), 65_536):
-        out[start : start + 65_536] = (k[start : start + 65_536] @ centres.T).abs().argmax(1)
-    return out
 
 
 def _sphericity(axes: np.ndarray, crossings: np.ndarray) -> float:

@@ -3,10 +3,9 @@
 The mean of the halves is taken apart into bands of frequency. In a Gaussian window around each voxel the correlation of
 the two halves in a band is the local FSC `F` (Cardone, Heymann and Steven 2013, doi:10.1016/j.jsb.2013.08.002); each
 band is weighted by `2F / (1 + F)`, the share of signal in its power (Wiener's weight), up to the first band that the
-halves do not share there. What the halves share, relative to an average protein, falls as `exp(-B k² / 4)`; the slope
-over k² is the local B-factor (the Guinier fit of Rosenthal and Henderson 2003, doi:10.1016/j.jmb.2003.07.013, in a
-window; the idea of sharpening place by place is that of LocScale and LocSpiral, whose references and spiral phases are
-not used). Where few bands are shared the B-factor of the whole map takes over. Phases in a band are those of the map.
+halves do not share there. The blur that is taken out is the local B-factor of `maps.local_bfactor` (the idea of
+sharpening place by place is that of LocScale and LocSpiral, whose references and spiral phases are not used). Where the
+halves tell little of it the B-factor of the whole map takes over. Phases in a band are those of the map.
 """
 
 import math
@@ -19,19 +18,11 @@ from torch import Tensor
 
 from cryoloom.fourier import dft_to_image, image_to_dft
 from cryoloom.maps.filter import radial_frequency
-from cryoloom.maps.protein import protein_log_amplitude
+from cryoloom.maps.local_bfactor import fit_local_bfactors
 from cryoloom.maps.windowed import WindowedHalves, raised_cosine
 
 SHARED = 0.143
 """Local FSC below which a band counts as not shared."""
-
-LARGEST_B = 500.0
-
-LARGEST_ERROR = 1000.0
-"""Å2; a local B-factor that is told no better than this is no answer."""
-
-LOCAL_SPREAD = 0.15
-"""Standard deviation with which the logarithm of the amplitudes of a part differs from that of an average protein."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +54,11 @@ class LocalBands:
         Centres of the bands and their spacing, 1/Å.
     weights
         Wiener's weight of each band, `(n, n, n)` each.
-    fit
-        Fit of the local B-factors.
     """
 
     centres: np.ndarray
     width: float
     weights: tuple[Tensor, ...]
-    fit: "SlopeFit"
 
 
 def restore_locally(
@@ -100,19 +88,17 @@ def restore_locally(
     step
         Called after each band, twice.
     """
-    bands = measure_bands(pair, resolution=resolution, fit_low=fit_low if sharpen else None, step=step)
-    local = bands.fit.drawn_to(bfactor, prior) if sharpen else torch.zeros_like(pair.mask)
+    bands = measure_bands(pair, resolution=resolution, step=step)
+    if sharpen:
+        own = fit_local_bfactors(pair, resolution=resolution, bfactor=bfactor, fit_low=fit_low)
+        local = own.drawn_to(bfactor, prior)
+    else:
+        local = torch.zeros_like(pair.mask)
     return rebuild(pair, bands, local, step=step)
 
 
-def measure_bands(
-    pair: WindowedHalves,
-    *,
-    resolution: float,
-    fit_low: float | None = 10.0,
-    step: Callable[[], None] | None = None,
-) -> LocalBands:
-    """What the halves share in each band around each voxel, and the fit of local B-factors.
+def measure_bands(pair: WindowedHalves, *, resolution: float, step: Callable[[], None] | None = None) -> LocalBands:
+    """What the halves share in each band around each voxel.
 
     Parameters
     ----------
@@ -120,8 +106,6 @@ def measure_bands(
         The halves, where the particle is, and the window.
     resolution
         Of the whole map, Å; bands go some way beyond it.
-    fit_low
-        Local B-factors are fitted from this resolution on, Å; None for no fit.
     step
         Called after each band.
     """
@@ -133,7 +117,6 @@ def measure_bands(
     inside = (pair.mask > 0.5).float()
     alive = torch.ones_like(inside)
     weights: list[Tensor] = []
-    fit = SlopeFit(inside)
     for centre in centres:
         gain = band_gain(frequency, centre, width, first=centre == centres[0])
         a, b = (dft_to_image(d * gain, (box,) * 3) * inside for d in (dft1, dft2))
@@ -141,13 +124,9 @@ def measure_bands(
         shared = (cross / power.clamp_min(1e-30)).clamp(0.0, 0.999)
         alive = alive * (shared / SHARED).clamp(0.0, 1.0)
         weights.append(alive * 2 * shared / (1 + shared))
-        if fit_low is not None and centre >= 1 / fit_low:
-            log_amplitude = 0.5 * cross.clamp_min(1e-30).log() - math.log(centre)
-            excess = log_amplitude - float(protein_log_amplitude(np.array(centre)))
-            fit.add(centre, excess, shared, alive, pair.independent_values(centre, width))
         if step is not None:
             step()
-    return LocalBands(centres, width, tuple(weights), fit)
+    return LocalBands(centres, width, tuple(weights))
 
 
 def rebuild(
@@ -181,52 +160,6 @@ def band_gain(frequency: Tensor, centre: float, width: float, *, first: bool) ->
     x = (frequency - centre) / width
     gain = raised_cosine(x)
     return torch.where(x < 0, torch.ones_like(gain), gain) if first else gain
-
-
-class SlopeFit:
-    """Running sums of a weighted straight line of logarithms over k², voxel by voxel."""
-
-    def __init__(self, like: Tensor) -> None:
-        self.sums = [torch.zeros_like(like) for _ in range(5)]
-
-    def add(self, k: float, value: Tensor, shared: Tensor, alive: Tensor, n_values: float) -> None:
-        """Add a band of `n_values` independent values; its weight is the inverse variance of its shared logarithm."""
-        ratio = (1 - shared) / shared.clamp_min(1e-3)
-        variance = 0.25 * (2 * ratio + ratio**2) / max(n_values, 1.0) + LOCAL_SPREAD**2
-        weight = alive / variance
-        value = torch.where(alive > 0, value, torch.zeros_like(value))
-        x = k * k
-        for total, factor in zip(self.sums[:3], (1.0, x, x * x), strict=True):
-            total += weight * factor
-        self.sums[3] += weight * value
-        self.sums[4] += weight * x * value
-
-    def alone(self) -> tuple[Tensor, Tensor]:
-        """B-factor of each place from its own bands, -4 times the slope, and its standard error, Å2.
-
-        Where fewer than two bands are shared there is no answer: NaN, with an infinite error.
-        """
-        slope, information = self._slope_and_information()
-        told = information > 1 / LARGEST_ERROR**2
-        nothing = torch.full_like(slope, math.nan)
-        error = information.clamp_min(1e-30).rsqrt()
-        return torch.where(told, -4 * slope, nothing), torch.where(told, error, torch.full_like(slope, math.inf))
-
-    def drawn_to(self, bfactor: float, spread: float) -> Tensor:
-        """The same, drawn to a B-factor about which local ones have this standard deviation, within 0 and 500 Å2."""
-        slope, information = self._slope_and_information()
-        draw = spread**-2
-        return ((information * (-4 * slope) + draw * bfactor) / (information + draw)).clamp(0.0, LARGEST_B)
-
-    def _slope_and_information(self) -> tuple[Tensor, Tensor]:
-        """Slope over k², and the inverse variance of -4 times it; 0 where there is no slope."""
-        w, wx, wxx, wy, wxy = self.sums
-        norm = w.clamp_min(1e-30)
-        spread = (wxx - wx * wx / norm).clamp_min(0)
-        # what is left of a difference of nearly equal sums is rounding, not a slope
-        spread = torch.where(spread > 1e-5 * wxx, spread, torch.zeros_like(spread))
-        slope = (wxy - wx * wy / norm) / spread.clamp_min(1e-30)
-        return torch.where(spread > 0, slope, torch.zeros_like(slope)), spread / 16
 
 
 def _smooth(values: Tensor, gain: Tensor) -> Tensor:

@@ -40,6 +40,8 @@ class PermutedFsc:
         Probability of an FSC as high without signal, corrected for the number of shells, `(n,)`.
     shell
         Last shell before the first one that is not significant; shells 1 and 2 are too small to end the curve.
+    null
+        FSC of the pairings of each shell, some hundred each; empty where a shell has too few coefficients.
     """
 
     fsc: np.ndarray
@@ -47,6 +49,7 @@ class PermutedFsc:
     high: np.ndarray
     p: np.ndarray
     shell: int
+    null: tuple[np.ndarray, ...]
 
 
 def permuted_fsc(
@@ -80,6 +83,7 @@ def permuted_fsc(
     one, two = (rfftn(half.float(), 3).reshape(-1) for half in (half1, half2))
     low, high, p = np.full(len(fsc), np.nan), np.full(len(fsc), np.nan), np.ones(len(fsc))
     p[0] = 0.0
+    kept = [np.zeros(0)] * len(fsc)
     for s in range(1, len(fsc)):
         own = order[ends[s] : ends[s + 1]]
         # a full shell of n voxels has n / 2 independent complex coefficients
@@ -89,12 +93,13 @@ def permuted_fsc(
             continue
         null = _repaired(one[own], two[own], n, generator) * np.sqrt(n / max(wanted, 1.0))
         low[s], high[s] = np.quantile(null, [0.025, 0.975])
+        kept[s] = null[:: max(1, len(null) // 1000)]
         # Beyond what the pairings reach, the tail is that of a normal distribution of their spread.
         counted = (1 + (null >= fsc[s]).sum()) / (1 + len(null))
         p[s] = counted if counted > 5 / len(null) else min(counted, _normal_tail(fsc[s] / null.std()))
     p = _corrected(p)
     failed = np.flatnonzero(p[3:] > level)
-    return PermutedFsc(fsc, low, high, p, int(failed[0]) + 2 if len(failed) else len(fsc) - 1)
+    return PermutedFsc(fsc, low, high, p, int(failed[0]) + 2 if len(failed) else len(fsc) - 1, tuple(kept))
 
 
 def _repaired(a: Tensor, b: Tensor, n: int, generator: torch.Generator, least: int = 1000) -> np.ndarray:

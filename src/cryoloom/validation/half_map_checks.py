@@ -18,6 +18,7 @@ from cryoloom.maps.interval import locate_crossing
 from cryoloom.maps.local_resolution import LocalResolution, choose_bands, default_window, measure_local_resolution
 from cryoloom.maps.mask import MaskFromMap
 from cryoloom.maps.permutation import PermutedFsc, permuted_fsc
+from cryoloom.maps.permuted_interval import permuted_interval
 from cryoloom.maps.single_map import estimate_single_map
 from cryoloom.maps.standard_mask import standard_mask
 from cryoloom.maps.windowed import WindowedHalves
@@ -80,7 +81,14 @@ def check_half_maps(
         run.generator("permutation"),
         effective_counts=1.0 / np.diag(found.covariance),
     )
-    _answer_resolution(found, permuted, half1.shape[0] * pixel_size, report)
+    drawn = permuted_interval(
+        found.curves.corrected,
+        found.covariance,
+        permuted,
+        found.crossing,
+        np.random.default_rng(run.generator("permuted interval").initial_seed() % 2**63),
+    )
+    _answer_resolution(found, permuted, drawn, half1.shape[0] * pixel_size, report)
     _answer_mask(half1, half2, pixel_size, given_mask, found, n_copies, run, report)
     _answer_curve(found, pixel_size, half1.shape[0], report)
     resolved = found.resolution <= WORST
@@ -97,7 +105,9 @@ def check_half_maps(
     return HalfMaps(half1, half2, pixel_size, found, permuted, local, cones, hand, wilson)
 
 
-def _answer_resolution(found: GlobalResolution, permuted: PermutedFsc, field: float, report: Report) -> None:
+def _answer_resolution(
+    found: GlobalResolution, permuted: PermutedFsc, drawn: tuple[float, float], field: float, report: Report
+) -> None:
     best, worst = found.interval
     said = (
         f"The half maps agree to {found.resolution:.2f} Å (95 % interval {best:.2f} to {worst:.2f} Å, FSC 0.143 behind "
@@ -117,6 +127,7 @@ def _answer_resolution(found: GlobalResolution, permuted: PermutedFsc, field: fl
             "at_0.5": number(found.at_half),
             "at_half_bit": number(found.at_half_bit),
             "significant_to": number(field / max(permuted.shell, 1)),
+            "interval_by_permutation": [number(field / shell) for shell in reversed(drawn)],
         },
     )
 

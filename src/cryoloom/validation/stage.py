@@ -16,7 +16,7 @@ from cryoloom.maps.fsc import half_bit_threshold
 from cryoloom.maps.spectrum import shell_frequencies
 from cryoloom.maps.superpose import mirror_z
 from cryoloom.validation.half_map_checks import HalfMaps, as_tensor, check_half_maps
-from cryoloom.validation.items import CATALOGUE, Report
+from cryoloom.validation.items import CATALOGUE, Item, Report
 from cryoloom.validation.model_checks import KEYS as MODEL_KEYS
 from cryoloom.validation.model_checks import check_model
 from cryoloom.validation.particle_checks import KEYS as PARTICLE_KEYS
@@ -82,11 +82,17 @@ def _summarise(report: Report, maps: HalfMaps, settings: ValidateSettings, run: 
         n_out=1,
         resolution=round(maps.found.resolution, 3),
         resolution_interval=[round(best, 3), round(worst, 3)],
+        resolution_interval_by_permutation=_detail(items, "resolution", "interval_by_permutation"),
         symmetry=settings.symmetry,
         pixel_size=maps.pixel_size,
         hand=maps.hand.call,
         **{f"n_{s.replace(' ', '_')}": sum(i.status == s for i in items) for s in ("passed", "doubtful", "failed")},
     )
+
+
+def _detail(items: list[Item], key: str, name: str) -> Any:
+    """A detail of an item, None if it is not there."""
+    return next((item.detail.get(name) for item in items if item.key == key), None)
 
 
 def _results(maps: HalfMaps, half1: VolumeMap) -> dict[str, Any]:
