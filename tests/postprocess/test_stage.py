@@ -20,8 +20,10 @@ from cryoloom.maps import (
     spherical_mask,
 )
 from cryoloom.maps.corrected import corrected_fsc
+from cryoloom.maps.detail import DetailCurve
 from cryoloom.maps.interval import locate_crossing
-from cryoloom.maps.spectrum import radial_power
+from cryoloom.maps.spectrum import GuinierFit, radial_power
+from cryoloom.postprocess.oversharpening import oversharpened
 from cryoloom.postprocess.settings import PostprocessSettings
 from cryoloom.postprocess.stage import postprocess_map
 
@@ -144,3 +146,28 @@ def test_a_crossing_at_0_294_is_3_40_angstrom_and_0_143_of_the_halves_is_0_5_of_
     assert ssnr_from_fsc(1 / 7) == pytest.approx(1 / 3)
     assert half_bit_threshold([1e12])[0] == pytest.approx(0.1716, abs=1e-4)
     assert randomise_phases(torch.zeros(8, 8, 8), 2, torch.Generator()).abs().max() == 0
+
+
+def test_a_b_factor_beyond_what_the_halves_show_is_called_over_sharpening(planted, tmp_path):
+    _, mask, half1, half2 = planted
+    for bfactor, too_much in ((None, False), (100.0, False), (230.0, True)):
+        _, run = run_stage(tmp_path, half1, half2, mask, bfactor=bfactor)
+        assert run.summary["oversharpened"] is too_much
+        assert any("over-sharpened" in w for w in run.warnings) is too_much
+    assert run.summary["phase_change_deg"] < 0.5 and run.summary["bfactor_from"] == "given"
+
+
+def test_halves_that_rise_above_a_protein_are_called_over_sharpened_and_pieces_speak_where_no_fit_does():
+    k = np.arange(20) / 60
+    fit = GuinierFit(-120.0, 20.0, 0.0, k, np.zeros(20), k > 0.1)
+    assert "as they come" in (oversharpened(-120.0, fit, None) or "")
+    detail = DetailCurve(np.zeros(1), np.zeros(1), np.zeros(1), np.zeros(1), 80.0)
+    assert oversharpened(90.0, None, detail) is None and "pieces" in (oversharpened(200.0, None, detail) or "")
+    assert oversharpened(500.0, None, None) is None
+
+
+def test_the_b_factor_by_detail_is_taken_out_on_request(planted, tmp_path):
+    _, mask, half1, half2 = planted
+    _, run = run_stage(tmp_path, half1, half2, mask, sharpening="detail")
+    assert run.summary["bfactor_from"] == "detail"
+    assert run.summary["bfactor"] == pytest.approx(run.summary["bfactor_by_detail"], abs=0.06)

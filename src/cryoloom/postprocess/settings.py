@@ -1,5 +1,7 @@
 """Settings and declaration of the stage `postprocess`."""
 
+from typing import Literal
+
 from cryoloom.contract import Input, Settings, StageDeclaration, setting, symmetry_setting
 
 
@@ -17,8 +19,12 @@ class PostprocessSettings(Settings):
         0.8, "Phases are randomised from where the FSC without mask falls below this.", gt=0, lt=1, expert=True
     )
     fsc_threshold: float = setting(0.143, "FSC at which the resolution is read.", gt=0, lt=1, expert=True)
+    sharpening: Literal["guinier", "detail"] = setting(
+        "guinier",
+        "How the B-factor is found: a Guinier fit to what the halves share, or the most detail in the fewest pieces.",
+    )
     bfactor: float | None = setting(
-        None, "B-factor of the map, taken out by sharpening (positive for a blurred map); fitted by default.", unit="Å²"
+        None, "B-factor of the map, taken out by sharpening (positive for a blurred map); found by default.", unit="Å²"
     )
     fit_low: float = setting(10.0, "The Guinier fit starts at this resolution.", unit="Å", gt=0, expert=True)
     lowpass: float | None = setting(None, "Low-pass of the sharpened map; its resolution by default.", unit="Å", gt=0)

@@ -7,26 +7,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryoloom.contract import Figure, Run, stage
+from cryoloom.contract import Run, stage
 from cryoloom.data import FscCurve, VolumeMap
 from cryoloom.data.half_maps import check_half_maps
 from cryoloom.geometry import symmetry_matrices
 from cryoloom.io.fsc_xml import write_fsc_xml
 from cryoloom.maps.checks import check_mask, curve_warnings, mask_warnings
 from cryoloom.maps.corrected import CorrectedFsc, corrected_fsc
+from cryoloom.maps.detail import DetailCurve, sharpen_by_detail
 from cryoloom.maps.fsc import crossing_shell, fourier_shell_correlation
-from cryoloom.maps.interval import Crossing, locate_crossing
+from cryoloom.maps.interval import locate_crossing
 from cryoloom.maps.mask import MaskFromMap, find_mask
+from cryoloom.maps.phases import phase_change_deg
 from cryoloom.maps.sharpen import estimate_bfactor, sharpen_map
 from cryoloom.maps.spectrum import GuinierFit, shell_frequencies
-from cryoloom.maps.view import map_for_view
+from cryoloom.postprocess.figures import PROTEIN_SHARE, show_results
+from cryoloom.postprocess.oversharpening import oversharpened
 from cryoloom.postprocess.settings import POSTPROCESS, PostprocessSettings
 
 WORST_RESOLUTION = 20.0
 """Å; halves that agree no further than this do not show a structure."""
 
-PROTEIN_SHARE = 0.6
-"""Volume of a protein over that of its body in a 15 Å map cut at 30 % of its density."""
+ENCLOSED = 0.2
+"""Share of the protein inside the surface by which detail is measured."""
 
 PROTEIN_VOLUME = 1.21
 """Å3 per Da."""
@@ -55,19 +58,21 @@ def postprocess_map(
     worst, best = (box * pixel_size / shell for shell in crossing.interval(n))
 
     fit = _fit_bfactor(a, b, pixel_size, body, resolution, curves, n_copies, settings)
-    bfactor = settings.bfactor if settings.bfactor is not None else (fit.bfactor if fit else 0.0)
-    sharpened = sharpen_map(
-        mean,
-        pixel_size,
-        bfactor=bfactor,
-        fsc=_weight_curve(curves.corrected, crossing.shell),
-        resolution=settings.lowpass or resolution,
-    )
+    weights = _weight_curve(curves.corrected, crossing.shell)
+    detail = _measure_detail(mean, pixel_size, body, weights, resolution, found)
+    bfactor, method = _choose_bfactor(settings, fit, detail)
+    sharpened = sharpen_map(mean, pixel_size, bfactor=bfactor, fsc=weights, resolution=settings.lowpass or resolution)
     check = check_mask(a, b, body, found.mask, pixel_size, resolution)
     warnings = mask_warnings(check, curves, settings.fsc_threshold)
     warnings += curve_warnings(curves, crossing.shell, crossing.bounded, box, pixel_size)
-    if fit is None and settings.bfactor is None:
-        warnings.append(f"The map was not sharpened: at {resolution:.1f} Å there is no room for a Guinier fit.")
+    if method == "none":
+        warnings.append(
+            f"The map was not sharpened: at {resolution:.1f} Å there is no room for a Guinier fit; --sharpening detail "
+            "or --bfactor does without one."
+        )
+    too_sharp = oversharpened(bfactor, fit, detail)
+    if too_sharp:
+        warnings.append(too_sharp)
     for sentence in warnings:
         run.warn(sentence)
 
@@ -94,6 +99,12 @@ def postprocess_map(
         bfactor_interval=None
         if fit is None
         else [round(fit.bfactor - 1.96 * fit.standard_error, 2), round(fit.bfactor + 1.96 * fit.standard_error, 2)],
+        bfactor_from=method,
+        bfactor_by_detail=None if detail is None else round(detail.best, 1),
+        oversharpened=too_sharp is not None,
+        phase_change_deg=round(
+            phase_change_deg(mean, sharpened, pixel_size, max(resolution, settings.lowpass or resolution)), 3
+        ),
         mask="found" if mask is None else "given",
         mask_volume_A3=round(float(body.sum()) * pixel_size**3, 1),
         mask_cut_fraction=round(check.cut_fraction, 4),
@@ -110,7 +121,7 @@ def postprocess_map(
     )
     write_fsc_xml(run.folder / "fsc.xml", frequency[1:], curves.corrected[1:])
     result = sharpened.cpu().numpy()
-    _show(run, curves, covariance, crossing, frequency, settings, fit, result, body.cpu().numpy(), half1, found)
+    show_results(run, curves, covariance, crossing, frequency, settings, fit, result, body.cpu().numpy(), half1, found)
     return {
         "map_sharpened": VolumeMap(result, pixel_size, half1.origin),
         "mask": VolumeMap(body.cpu().numpy(), pixel_size, half1.origin),
@@ -162,6 +173,32 @@ def _fit_bfactor(
         return None
 
 
+def _measure_detail(
+    mean: Tensor, pixel_size: float, mask: Tensor, weights: np.ndarray, resolution: float, found: MaskFromMap
+) -> DetailCurve | None:
+    """Surface of the map against sharpening; None for a map without a structure or a mask without room."""
+    if resolution > WORST_RESOLUTION:
+        return None
+    try:
+        return sharpen_by_detail(
+            mean.cpu(), pixel_size, mask.cpu(), fsc=weights, resolution=resolution,
+            enclosed=ENCLOSED * PROTEIN_SHARE * found.volume,
+        )  # fmt: skip
+    except ValueError:
+        return None
+
+
+def _choose_bfactor(
+    settings: PostprocessSettings, fit: GuinierFit | None, detail: DetailCurve | None
+) -> tuple[float, str]:
+    """B-factor to take out, and whence it is: `given`, `guinier`, `detail` or `none`."""
+    if settings.bfactor is not None:
+        return settings.bfactor, "given"
+    if settings.sharpening == "detail" and detail is not None:
+        return detail.best, "detail"
+    return (fit.bfactor, "guinier") if fit is not None else (0.0, "none")
+
+
 def _weight_curve(fsc: np.ndarray, crossing: float) -> np.ndarray:
     """FSC for weighting: smoothed, and 0 from where it first touches 0 beyond the crossing."""
     smooth = np.convolve(np.pad(fsc, 1, mode="edge"), [0.25, 0.5, 0.25], mode="valid")
@@ -188,98 +225,3 @@ def _judge(resolution: float, interval: tuple[float, float], warnings: list[str]
     if grave:
         return "doubtful", [said, *grave]
     return "found", [said]
-
-
-def _show(
-    run: Run,
-    curves: CorrectedFsc,
-    covariance: np.ndarray,
-    crossing: Crossing,
-    frequency: np.ndarray,
-    settings: PostprocessSettings,
-    fit: GuinierFit | None,
-    sharpened: np.ndarray,
-    mask: np.ndarray,
-    half1: VolumeMap,
-    found: MaskFromMap,
-) -> None:
-    pixel_size = half1.pixel_size
-    resolution = max(half1.data.shape) * pixel_size / crossing.shell
-    sigma = np.sqrt(np.diag(covariance)) * (1 - np.clip(curves.corrected, 0, 1) ** 2)
-    band = np.stack([curves.corrected - 1.96 * sigma, curves.corrected + 1.96 * sigma])
-    run.show(
-        Figure(
-            name="fsc",
-            kind="curves",
-            title="Fourier shell correlation",
-            caption="How well the two half maps agree at each resolution. The corrected curve counts: where it crosses "
-            "0.143 is the resolution. The phase-randomised curve shows what the mask alone brings in; it should be "
-            "near zero there.",
-            x_label="Resolution",
-            y_label="FSC",
-            data={
-                "x": frequency,
-                "y": {
-                    "corrected": curves.corrected,
-                    "masked": curves.masked,
-                    "unmasked": curves.unmasked,
-                    "phase-randomised": curves.phase_randomised,
-                },
-                "bands": {"corrected": band},
-                "lines": {"0.143": settings.fsc_threshold, "0.5": 0.5},
-                "mark": float(crossing.shell / (max(half1.data.shape) * pixel_size)),
-                "resolution_axis": True,
-            },
-        )
-    )
-    if fit is not None:
-        use = (frequency > 1 / 20) & np.isfinite(fit.log_amplitude) & (frequency <= 1.3 * frequency[fit.used].max())
-        run.show(
-            Figure(
-                name="guinier",
-                kind="curves",
-                title="Guinier plot",
-                caption="Logarithm of the amplitude the halves share, relative to an average protein. Its slope is the "
-                "B-factor that sharpening takes out; a straight line means the fit can be trusted.",
-                x_label="Resolution",
-                y_label="ln amplitude, relative to a protein",
-                data={
-                    "x": frequency[use],
-                    "y": {
-                        "map": fit.log_amplitude[use],
-                        f"B = {fit.bfactor:.0f} ± {1.96 * fit.standard_error:.0f} Å²": np.where(
-                            fit.used[use], fit.line()[use], np.nan
-                        ),
-                    },
-                    "squared_axis": True,
-                    "resolution_axis": True,
-                },
-            )
-        )
-    c = mask.shape[0] // 2
-    run.show(
-        Figure(
-            name="mask",
-            kind="image",
-            title="Mask over the map",
-            caption="Central slice of the sharpened map with the mask laid over it. All density should lie inside, "
-            "with a few Å of room.",
-            data={"image": sharpened[c], "overlay": mask[c], "pixel_size": pixel_size},
-        )
-    )
-    run.show(
-        Figure(
-            name="map",
-            kind="volume",
-            title="Sharpened map",
-            caption="Central slices of the sharpened map, and its surface (drawn at "
-            f"{1.3 * resolution:.1f} Å, so that noise does not fray it).",
-            data=map_for_view(
-                sharpened,
-                pixel_size,
-                mask,
-                enclosed=0.85 * PROTEIN_SHARE * found.volume,
-                surface_resolution=1.3 * resolution,
-            ),
-        )
-    )
