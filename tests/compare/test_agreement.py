@@ -91,3 +91,11 @@ def test_support_that_hardly_differs_does_not_decide():
     found = compare_answers("x", "Å", names(2), first, second, tolerance=1.0, margin=1.0)
     np.testing.assert_allclose(found.consensus, [5.0, 9.0])
     np.testing.assert_allclose(found.error, [4.0, 4.0])
+
+
+def test_what_was_answered_as_one_is_decided_as_one():
+    first = Answers("a", np.array([1.0, 1.0, 1.0, 1.0]), np.full(4, 0.1), np.array([9.0, 9.0, 5.0, 5.0]))
+    second = Answers("b", np.array([9.0, 1.2, 1.2, 1.2]), np.full(4, 0.1), np.array([2.0, 2.0, 9.0, 9.0]))
+    found = compare_answers("x", "Å", names(4), first, second, tolerance=1.0, groups=np.array([0, 0, 1, 1]))
+    assert found.disagree.tolist() == [True, False, False, False]
+    np.testing.assert_allclose(found.consensus, [1.0, 1.0, 1.1, 1.1])

@@ -87,6 +87,7 @@ def compare_answers(
     relative: bool = False,
     distance: np.ndarray | None = None,
     margin: float = 0.0,
+    groups: np.ndarray | None = None,
 ) -> Comparison:
     """Hold the answers of two methods together.
 
@@ -108,6 +109,9 @@ def compare_answers(
         Distances where the root mean square over the `m` numbers is not the right one, `(n,)`.
     margin
         Difference of the support up to which it does not decide; the mean is taken then.
+    groups
+        Number of the group of each item, `(n,)` int. Items of one group were answered and are supported as one (frames
+        of a movie): where the support decides one of them it decides them all. None: each item by itself.
 
     Raises
     ------
@@ -136,6 +140,8 @@ def compare_answers(
     if first.support is not None and second.support is not None:
         ahead = np.asarray(first.support) - np.asarray(second.support)
         decided = disagree & ~lacks & ~(np.abs(ahead) < margin)
+        if groups is not None:
+            decided = (np.bincount(groups, decided) > 0)[groups] & ~lacks & ~(np.abs(ahead) < margin)
         weight = np.where(decided, (ahead >= 0).astype(np.float64), weight)
     weight = np.where(lacks1, 0.0, np.where(lacks2, 1.0, weight))
     w = weight if a.ndim == 1 else weight[:, None]

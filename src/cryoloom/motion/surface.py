@@ -2,8 +2,8 @@
 
 The surface is quadratic (or of another degree) in place and cubic in time, the motion of the whole frame is free in
 every frame (Zheng 2017, doi:10.1038/nmeth.4193). Errors come from two solutions of independent halves of the patches.
-Local modes are shrunk by what their size says of their significance (empirical Bayes, James and Stein), and the motion
-of the whole frame is smoothed as far as generalised cross-validation asks for, with errors as in Wahba 1983,
+Local modes are shrunk by what their size says of their significance (empirical Bayes), and the motion of the whole
+frame is smoothed as far as generalised cross-validation asks for, with errors as in Wahba 1983,
 doi:10.1111/j.2517-6161.1983.tb01239.x.
 """
 
@@ -135,17 +135,26 @@ def settle(surface: Surface, whole: np.ndarray, halves: tuple[np.ndarray, np.nda
 
 
 def _shares(surface: Surface, whole: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Share of each mode that is kept, and its share of the variance, `(m,)` each; one for all modes of a degree."""
+    """Share of each mode that is kept, and what stays of its variance, `(m,)` each; one for all modes of a degree.
+
+    The variance of the modes of a degree over that of their noise has a prior that is flat in its logarithm; share and
+    variance are means over its posterior.
+    """
     n_times = surface.in_time.shape[1]
     factors = surface.factors(whole)
     keep, known = np.ones(len(surface.orders)), np.ones(len(surface.orders))
+    ratio = np.logspace(-3, 3, 121)
+    share = ratio / (1 + ratio)
     for order in range(1, int(surface.orders.max()) + 1):
         here = np.repeat(surface.orders[1:] == order, n_times)
         part = factors[here]
-        strength = float(np.einsum("ac,ac->", part, np.linalg.solve(covariance[np.ix_(here, here)], part))) / part.size
-        share = max(0.0, 1 - 1 / max(strength, 1e-12))
-        keep[surface.orders == order] = share
-        known[surface.orders == order] = max(share, np.sqrt(2 / part.size))  # the share itself has an error
+        square = float(np.einsum("ac,ac->", part, np.linalg.solve(covariance[np.ix_(here, here)], part)))
+        log_posterior = -0.5 * part.size * np.log1p(ratio) - 0.5 * square / (1 + ratio)
+        posterior = np.exp(log_posterior - log_posterior.max())
+        posterior /= posterior.sum()
+        mean = float(posterior @ share)
+        keep[surface.orders == order] = mean
+        known[surface.orders == order] = mean + float(posterior @ (share - mean) ** 2) * square / part.size
     return keep, known
 
 
