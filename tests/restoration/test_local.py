@@ -37,7 +37,7 @@ def restored_and_guinier(folder, seed):
     maps = [VolumeMap(h.numpy(), PIXEL) for h in halves]
     guinier = postprocess_map(*maps, None, PostprocessSettings(), MemoryRun(folder))["map_sharpened"].data
     run = MemoryRun(folder)
-    local = restore_map(*maps, None, RestoreSettings(), run)
+    local = restore_map(*maps, None, None, RestoreSettings(), run)
     return truth.numpy(), mask.numpy(), 0.5 * (halves[0] + halves[1]).numpy(), guinier, local, run
 
 

@@ -54,7 +54,7 @@ def test_what_other_restorations_are_for_is_done_from_the_halves_and_their_omiss
         truth, mask, halves = wrongly_turned(seed)
         maps = [VolumeMap(h.numpy(), PIXEL) for h in halves]
         guinier = postprocess_map(*maps, None, PostprocessSettings(), MemoryRun(tmp_path))["map_sharpened"].data
-        local = restore_map(*maps, None, RestoreSettings(), MemoryRun(tmp_path))
+        local = restore_map(*maps, None, None, RestoreSettings(), MemoryRun(tmp_path))
         target = lowpass(truth, PIXEL, 4.5).numpy()
         inside, outside = mask.numpy() > 0.9, mask.numpy() < 0.01
         plain = 0.5 * (halves[0] + halves[1]).numpy()

@@ -55,10 +55,19 @@ class LocalBfactors:
 
     def drawn_to(self, bfactor: float, spread: float) -> Tensor:
         """The same, drawn to a B-factor about which local ones have this standard deviation, within 0 and 500 Å2."""
+        return self._drawn(bfactor, spread)[0].clamp(0.0, LARGEST_B)
+
+    def safe_to_remove(self, bfactor: float, spread: float) -> Tensor:
+        """The same less one standard error: blur that is left costs less than noise that is blown up."""
+        value, information = self._drawn(bfactor, spread)
+        return (value - information.rsqrt()).clamp(0.0, LARGEST_B)
+
+    def _drawn(self, bfactor: float, spread: float) -> tuple[Tensor, Tensor]:
+        """Value drawn to a B-factor, and its inverse variance."""
         information = self.error**-2
         draw = spread**-2
         own = torch.where(information > 0, self.bfactor, torch.zeros_like(self.bfactor))
-        return ((information * own + draw * bfactor) / (information + draw)).clamp(0.0, LARGEST_B)
+        return (information * own + draw * bfactor) / (information + draw), information + draw
 
 
 def fit_local_bfactors(

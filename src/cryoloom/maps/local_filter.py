@@ -3,9 +3,9 @@
 The mean of the halves is taken apart into bands of frequency. In a Gaussian window around each voxel the correlation of
 the two halves in a band is the local FSC `F` (Cardone, Heymann and Steven 2013, doi:10.1016/j.jsb.2013.08.002); each
 band is weighted by `2F / (1 + F)`, the share of signal in its power (Wiener's weight), up to the first band that the
-halves do not share there. The blur that is taken out is the local B-factor of `maps.local_bfactor` (the idea of
-sharpening place by place is that of LocScale and LocSpiral, whose references and spiral phases are not used). Where the
-halves tell little of it the B-factor of the whole map takes over. Phases in a band are those of the map.
+halves do not share there. The blur that is taken out is the local B-factor of `maps.local_bfactor` less its standard
+error (the idea of sharpening place by place is that of LocScale and LocSpiral, whose references and spiral phases are
+not used). Where the halves tell little of it that of the whole map takes over. Phases in a band are those of the map.
 """
 
 import math
@@ -91,7 +91,7 @@ def restore_locally(
     bands = measure_bands(pair, resolution=resolution, step=step)
     if sharpen:
         own = fit_local_bfactors(pair, resolution=resolution, bfactor=bfactor, fit_low=fit_low)
-        local = own.drawn_to(bfactor, prior)
+        local = own.safe_to_remove(bfactor, prior)
     else:
         local = torch.zeros_like(pair.mask)
     return rebuild(pair, bands, local, step=step)

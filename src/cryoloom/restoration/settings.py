@@ -29,10 +29,16 @@ RESTORE = StageDeclaration(
         Input("half1", "map", "First half map, unfiltered and unmasked."),
         Input("half2", "map", "Second half map, from other particles."),
         Input("mask", "map", "Soft mask in [0, 1]; made from the map by default.", required=False),
+        Input(
+            "model",
+            "model",
+            "Atomic model that lies in the map; amplitudes are then scaled to its own.",
+            required=False,
+        ),
     ),
     writes={
         "map_local": "mean of the halves, filtered and sharpened locally; not for quantitative use of grey values",
-        "local_bfactor": "B-factor in Å2 that was taken out at each place",
+        "local_bfactor": "B-factor in Å2 that was taken out at each place (without a model)",
     },
     uses_gpu=False,
 )
