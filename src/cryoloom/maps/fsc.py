@@ -7,11 +7,12 @@ Fourier ring correlation for images. Sums are float64; half spectra count their 
 import math
 from collections.abc import Sequence
 
+import numba
 import numpy as np
 import torch
 from torch import Tensor
 
-from cryoloom.fourier import rfftn, shell_sum, spread_shells
+from cryoloom.fourier import half_spectrum_weights, rfftn, shell_index, shell_sum, spread_shells
 
 Curve = Tensor | np.ndarray | Sequence[float]
 
@@ -46,11 +47,47 @@ def fsc_from_dft(dft_a: Tensor, dft_b: Tensor, image_shape: Sequence[int]) -> Te
 
 def cross_and_powers(dft_a: Tensor, dft_b: Tensor, image_shape: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
     """`Σ Re(A conj(B))`, `Σ|A|²` and `Σ|B|²` per shell of the full spectrum, each `(*batch, box // 2 + 1)` float64."""
+    same = dft_a.shape == dft_b.shape and dft_a.dtype == dft_b.dtype
+    if dft_a.device.type == "cpu" and same and not (dft_a.requires_grad or dft_b.requires_grad):
+        return _cross_and_powers_cpu(dft_a, dft_b, tuple(int(n) for n in image_shape))
     real_a, imag_a, real_b, imag_b = dft_a.real, dft_a.imag, dft_b.real, dft_b.imag
     cross = shell_sum(real_a * real_b + imag_a * imag_b, image_shape)
     power_a = shell_sum(real_a**2 + imag_a**2, image_shape)
     power_b = shell_sum(real_b**2 + imag_b**2, image_shape)
     return cross, power_a, power_b
+
+
+def _cross_and_powers_cpu(dft_a: Tensor, dft_b: Tensor, image_shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """`cross_and_powers` in one pass over both spectra, without copies of them."""
+    ndim, n_shells = len(image_shape), max(image_shape) // 2 + 1
+    index = shell_index(image_shape).reshape(-1).numpy()
+    columns = half_spectrum_weights(image_shape[-1]).double().numpy()
+    batch = dft_a.shape[:-ndim]
+    pairs = [
+        torch.view_as_real(dft.detach().resolve_conj().contiguous()).reshape(-1, len(index), 2).numpy()
+        for dft in (dft_a, dft_b)
+    ]
+    sums = np.zeros((len(pairs[0]), n_shells + 1, 3))
+    _add_shells(pairs[0], pairs[1], index, columns, sums)
+    found = torch.from_numpy(sums[:, :n_shells]).reshape(*batch, n_shells, 3)
+    return found[..., 0].contiguous(), found[..., 1].contiguous(), found[..., 2].contiguous()
+
+
+@numba.njit(nogil=True, cache=True)
+def _add_shells(a: np.ndarray, b: np.ndarray, index: np.ndarray, columns: np.ndarray, sums: np.ndarray) -> None:
+    """Add `(batch, m, 2)` coefficients to `sums` `(batch, shells, 3)`, each as often as its column counts."""
+    width = len(columns)
+    for i in range(a.shape[0]):
+        for row in range(a.shape[1] // width):
+            for column in range(width):
+                j = row * width + column
+                weight = columns[column]
+                ar, ai = np.float64(a[i, j, 0]), np.float64(a[i, j, 1])
+                br, bi = np.float64(b[i, j, 0]), np.float64(b[i, j, 1])
+                s = index[j]
+                sums[i, s, 0] += weight * (ar * br + ai * bi)
+                sums[i, s, 1] += weight * (ar * ar + ai * ai)
+                sums[i, s, 2] += weight * (br * br + bi * bi)
 
 
 def shell_counts(image_shape: Sequence[int]) -> Tensor:
