@@ -24,7 +24,7 @@ BEAM, GROSS = Beam(300.0, 2.7, 0.1), 300.0
 """A defocus that is wrong by 300 Å (twice the tolerance) is a gross error."""
 
 
-def judged_case(case: int, n: int = 12, size: int = 1536) -> JudgedCase:
+def judged_case(case: int, n: int = 12, size: int = 1024) -> JudgedCase:
     """A set of `n` micrographs, 0.3 to 3 µm."""
     pairs, true = [], []
     for seed in range(900_000 + n * case, 900_000 + n * (case + 1)):
@@ -54,7 +54,7 @@ def test_the_ctf_by_both_methods_is_as_good_as_the_better_one(measure, evidence)
                             **errors, disagree=disagree)  # fmt: skip
     fields = ("first", "second", "consensus", "disagree")
     found = judge([JudgedCase(*(np.array(case[name]) for name in fields)) for case in evidence.cases()], GROSS)
-    note = f"fit to spectra of tiles, demodulated rings; sets of 12 micrographs of 1536² px, 0.3-3 µm; {found.said()}"
+    note = f"fit to spectra of tiles, demodulated rings; sets of 12 micrographs of 1024² px, 0.3-3 µm; {found.said()}"
     measure(round(100 * found.good, 1), "% of cases within 1.05 of the better method", ">= 90", note=note)
     assert found.passes, found
 

@@ -51,3 +51,13 @@ def test_images_without_rings_stay_below_the_limit_of_the_verdict(kind):
         size, pixel_size = ((1024, 1.4), (1280, 1.1), (1024, 1.0))[seed % 3]
         image = torch.from_numpy(ringless_image(kind, seed, size, pixel_size))
         assert estimate_image_ctf(image, pixel_size, BEAM, SearchRange()).gain < MIN_GAIN
+
+
+def test_errors_are_as_large_as_the_misses_where_rings_are_faint(micrograph):
+    misses, stated = [], []
+    for seed in range(6):
+        image = micrograph(np.random.default_rng(20 + seed), (512, 512), u=9_000, v=8_800, envelope=80, ice=0.3)
+        found = demodulate(image)
+        misses.append(found.defocus.as_array()[:3] - Defocus.from_uv(9_000, 8_800, 0.3).as_array()[:3])
+        stated.append(np.trace(found.covariance) / 3)
+    assert np.sqrt(np.mean(np.square(misses))) < 1.7 * np.sqrt(np.mean(stated))  # by the curvature alone: 2.4 times

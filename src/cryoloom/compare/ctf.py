@@ -25,8 +25,8 @@ from cryoloom.ctf_fit.search import SearchRange
 from cryoloom.ctf_fit.stage import image_path, load_image
 from cryoloom.data import MicrographSet
 
-CORRELATION = 0.4
-"""Of the errors of the two methods, which see the same noise (0.3 to 0.5 on simulated micrographs)."""
+CORRELATION = 0.8
+"""Of the errors of the two methods, which see the same noise (0.7 to 0.9 on simulated micrographs)."""
 
 
 @dataclasses.dataclass(frozen=True)

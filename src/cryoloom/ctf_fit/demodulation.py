@@ -6,9 +6,12 @@ demodulated: in windows some periods wide, `power / mean - 1 ≈ background + a 
 background and the amplitude `a` of each window, and what phase is left over is expanded in the Zernike polynomials of
 defocus and astigmatism. (Phase demodulation of rings: Vargas, Otón, Marabini et al. 2013,
 doi:10.1016/j.jsb.2012.11.009; they unwrap the phase, which needs rings above the noise in every place, while here the
-windows are solved together around the best of an exhaustive search.) The phase shift is taken as given.
+windows are solved together around the best of an exhaustive search.) Where rings are faint what they leave open is far
+from a Gaussian: estimate and errors are mean and covariance of samples of the posterior. The phase shift is taken as
+given.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -17,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cryoloom.ctf_fit.errors import sample_posterior
 from cryoloom.ctf_fit.model import Beam, Defocus
 from cryoloom.ctf_fit.search import SearchRange
 from cryoloom.fourier import rfftn
@@ -27,6 +31,7 @@ EXTENT = 1536.0  # Å; shells are no finer than one over this
 EDGE = 0.03  # part of the image that fades at each side
 STEP = 60.0  # Å of defocus, of the search
 N_TRIED = 4
+N_SAMPLES = 64
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class DemodulatedCtf:
     covariance
         Of `(mean, cos, sin)`, Å², `(3, 3)`.
     gain
-        How much the rings lower the weighted sum of squares.
+        How much the rings of the estimate lower the weighted sum of squares.
     data
         What it was found from.
     """
@@ -105,7 +110,7 @@ def demodulate_ctf(
     data = polar_periodogram(image, pixel_size, k_min, min(k_max, 0.47 / pixel_size))
     shift = where.phase_shifts[0]
     tried = [_refine(data, beam, start) for start in _search(data, beam, where, shift)]
-    return max(tried, key=lambda found: found.gain)
+    return _posterior(max(tried, key=lambda found: found.gain), beam, where)
 
 
 def gain_at(data: PolarPeriodogram, beam: Beam, defocus: Defocus) -> float:
@@ -252,6 +257,20 @@ def _refine(data: PolarPeriodogram, beam: Beam, start: Defocus, n_steps: int = 1
             break
     covariance = np.linalg.pinv(normal, hermitian=True) * noise
     return DemodulatedCtf(Defocus(*(float(x) for x in theta)), covariance, gain, data)
+
+
+def _posterior(found: DemodulatedCtf, beam: Beam, where: SearchRange) -> DemodulatedCtf:
+    """The mean of the posterior instead of its maximum, with its covariance; without rings, that of the search."""
+    data, start = found.data, found.defocus.as_array()
+    searched = np.diag([(where.defocus_max - where.defocus_min) ** 2 / 12, *([where.astigmatism_max**2 / 16] * 2)])
+    if np.linalg.eigvalsh(found.covariance)[0] <= 0 or found.covariance[0, 0] > searched[0, 0]:
+        return dataclasses.replace(found, covariance=searched)
+    noise = _windows(data, beam, start)[3]
+    mean, covariance = sample_posterior(
+        start, found.covariance, lambda theta: 0.5 * _windows(data, beam, theta)[2] / noise, N_SAMPLES
+    )
+    defocus = Defocus(*(float(x) for x in mean))
+    return DemodulatedCtf(defocus, covariance, gain_at(data, beam, defocus), data)
 
 
 def _windows(data: PolarPeriodogram, beam: Beam, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, float]:

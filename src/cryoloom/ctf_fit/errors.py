@@ -7,6 +7,7 @@ strong this gives the same as the curvature at the maximum; where they are faint
 quadratic, and only the posterior has honest widths; its mean also errs less than the maximum.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,8 +88,40 @@ def posterior(fit: RingFit, spectra: TileSpectra, *, n_samples: int = 128) -> Po
     normal, _ = fit.profile.step(fit.solution, n_free)
     # The cost counts neighbouring coefficients as independent: temper it to the variance that was found.
     temper = n_free / float(np.trace(at_maximum @ normal))
-    centre, spread = fit.defocus.as_array(), 1.5 * scipy.linalg.cholesky(at_maximum, lower=True)
     widen = (float(student.ppf(0.975, freedom)) / 1.959964) ** 2
+
+    def log_likelihood(theta: np.ndarray) -> float:
+        return -0.5 * temper * (fit.profile.solve(theta).cost - fit.cost)
+
+    centre, found = sample_posterior(fit.defocus.as_array(), at_maximum, log_likelihood, n_samples)
+    return Posterior(centre, found * widen)
+
+
+def sample_posterior(
+    centre: np.ndarray, covariance: np.ndarray, log_likelihood: Callable[[np.ndarray], float], n_samples: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of parameters under a flat prior, by importance sampling around a maximum.
+
+    Parameters
+    ----------
+    centre
+        The maximum, `(n,)`.
+    covariance
+        From the curvature there, of the first `n_free` parameters; the others stay as they are.
+    log_likelihood
+        Of parameters `(n,)`, up to a constant.
+    n_samples
+        Samples of a quasi-random sequence, a power of 2.
+
+    Returns
+    -------
+    mean
+        `(n,)`.
+    covariance
+        `(n_free, n_free)`.
+    """
+    n_free = len(covariance)
+    spread = 1.5 * scipy.linalg.cholesky(covariance, lower=True)
     for _ in range(2):
         unit = normal_distribution.ppf(qmc.Sobol(n_free + 1, seed=0).random(n_samples))
         # Student's t with 5 degrees of freedom has tails enough for a likelihood that is not quadratic.
@@ -97,8 +130,7 @@ def posterior(fit: RingFit, spectra: TileSpectra, *, n_samples: int = 128) -> Po
         samples = np.tile(centre, (n_samples, 1))
         samples[:, :n_free] += unit @ spread.T
         log_proposal = -0.5 * (5.0 + n_free) * np.log1p((unit**2).sum(1) / 5.0)
-        cost = np.asarray([fit.profile.solve(s).cost for s in samples])
-        log_weight = -0.5 * temper * (cost - fit.cost) - log_proposal
+        log_weight = np.asarray([log_likelihood(s) for s in samples]) - log_proposal
         weight = np.exp(log_weight - log_weight.max())
         weight /= weight.sum()
         centre = weight @ samples
@@ -106,8 +138,8 @@ def posterior(fit: RingFit, spectra: TileSpectra, *, n_samples: int = 128) -> Po
         found = (weight[:, None] * offset).T @ offset
         if 1 / (weight**2).sum() > 0.25 * n_samples:
             break
-        spread = 1.3 * scipy.linalg.cholesky(found + 0.1 * at_maximum, lower=True)
-    return Posterior(centre, found * widen)
+        spread = 1.3 * scipy.linalg.cholesky(found + 0.1 * covariance, lower=True)
+    return centre, found
 
 
 def fit_at_mean(fit: RingFit, known: Posterior) -> RingFit:
