@@ -13,7 +13,7 @@ from cryoloom.geometry import random_rotations
 from cryoloom.project.figures import save_figure
 from cryoloom.report.draw import draw_figure
 from cryoloom.report.job import split_series, write_job_report
-from cryoloom.report.labels import duration, rank_warnings, with_title
+from cryoloom.report.labels import duration, rank_reasons, rank_warnings, with_title
 from cryoloom.report.page import make_piece
 from cryoloom.report.pictures import surface_pictures
 from cryoloom.report.plots import format_value
@@ -211,3 +211,26 @@ def test_numbers_are_written_for_people():
         "The half maps share noise",
         "b",
     ]
+
+
+def test_the_steps_that_measure_the_map_speak_first():
+    said = ["motion: one movie is blurred", "abinitio: starts met", "refine: poses hold", "postprocess: halves agree"]
+    assert rank_reasons(said) == [said[3], said[2], said[1], said[0]]
+
+
+def test_answers_of_a_table_are_coloured_by_what_they_mean():
+    figure = Figure("items", "table", "Items", data={"columns": {"answer": ["failed", "passed"]}, "marks": "answer"})
+    body = make_piece(figure).body
+    assert '<span class="mark bad">failed</span>' in body and '<span class="mark good">passed</span>' in body
+
+
+def test_a_project_page_shows_its_evidence_on_top_and_a_warning_is_said_once(tmp_path):
+    fsc = Figure("fsc", "curves", "FSC", data={"x": np.linspace(0, 0.3, 9), "y": {"corrected": np.linspace(1, 0, 9)}})
+    job(tmp_path / "postprocess" / "001", "postprocess", [fsc], resolution=4.0, reasons=["Halves agree."])
+    page = write_project_report(tmp_path).read_text()
+    assert page.index("<h2>Why</h2>") < page.index("The way to the map") and page.count("<h3>FSC</h3>") == 2
+    names = re.findall(r'\bid="([^"]+)"', page)
+    assert len(names) == len(set(names))
+    job(tmp_path / "validate" / "001", "validate", reasons=["It dips."], warnings=["It dips.", "It leans."])
+    page = write_job_report(tmp_path / "validate" / "001").read_text()
+    assert page.split("<h2>")[0].count("It dips.") == 1 and "It leans." in page

@@ -57,6 +57,8 @@ _INTERVALS = {"resolution": "resolution_interval", "bfactor": "bfactor_interval"
 
 _HIDDEN = {"verdict", "reasons", "warnings", "left_out", "stage", "n_in", "n_out", "seconds", "cpu_seconds", "device"}
 
+_TELLING = ("validate", "postprocess", "resolution", "refine", "reconstruct", "abinitio")
+
 _GRAVE = (
     "not found",
     "cuts density",
@@ -126,6 +128,19 @@ def rank_warnings(warnings: Sequence[str]) -> list[tuple[bool, str]]:
     unique = list(dict.fromkeys(str(w) for w in warnings))
     marked = [(any(word in text.lower() for word in _GRAVE), text) for text in unique]
     return sorted(marked, key=lambda item: not item[0])
+
+
+def rank_reasons(reasons: Sequence[str]) -> list[str]:
+    """Reasons of a run, those of the steps that measure the map first; steps before the map come last.
+
+    Each begins with the name of its step, as `pipeline` writes them.
+    """
+
+    def place(reason: str) -> int:
+        stage = reason.partition(": ")[0]
+        return _TELLING.index(stage) if stage in _TELLING else len(_TELLING)
+
+    return sorted(reasons, key=place)
 
 
 def verdict_words(verdict: str, *, is_map: bool) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """Figures as pieces of a page: inline SVG for plots, inline images for pictures, HTML for tables."""
 
 import base64
+import dataclasses
 import html
 import io
 import re
@@ -18,6 +19,8 @@ from cryoloom.report.draw import draw_figure
 from cryoloom.report.pictures import central_slices, gray_limits, surface_pictures, surface_volume
 from cryoloom.report.plots import format_value
 from cryoloom.report.style import report_style
+
+_MARKS = {"passed": "good", "doubtful": "care", "failed": "bad"}
 
 _WIDE = ("gallery", "volume", "table")
 
@@ -56,7 +59,7 @@ def make_piece(figure: Figure) -> Piece:
 
 def _body(figure: Figure) -> str:
     if figure.kind == "table":
-        return table_html(figure.data["columns"])
+        return table_html(figure.data["columns"], figure.data.get("marks"))
     if figure.kind == "volume":
         return volume_html(figure)
     if figure.kind == "gallery" and figure.data.get("scale"):
@@ -111,14 +114,27 @@ def hero_picture(figure: Figure, *, size: int = 560) -> str:
     return picture_uri(surface_pictures(surface_volume(figure), figure.data.get("level"), size=size, n_views=1)[0][1])
 
 
-def table_html(columns: dict[str, Any]) -> str:
-    """A table with its titles."""
+def table_html(columns: dict[str, Any], marks: str | None = None) -> str:
+    """A table with its titles; answers in the column `marks` are coloured by what they mean."""
     titles = "".join(f"<th>{html.escape(str(c))}</th>" for c in columns)
+    coloured = [c == marks for c in columns]
     rows = zip(*columns.values(), strict=False)
     body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(format_value(_scalar(v)))}</td>" for v in row) + "</tr>" for row in rows
+        "<tr>" + "".join(f"<td>{_cell(v, mark)}</td>" for v, mark in zip(row, coloured, strict=True)) + "</tr>"
+        for row in rows
     )
     return f'<div class="scroll"><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _cell(value: Any, mark: bool) -> str:
+    text = html.escape(format_value(_scalar(value)))
+    return f'<span class="mark {_MARKS.get(text, "")}">{text}</span>' if mark else text
+
+
+def on_top(piece: Piece) -> Piece:
+    """The same figure once more on a page: the names inside its picture are told apart."""
+    body = re.sub(r'(\bid="|xlink:href="#|url\(#)', r"\g<1>top_", piece.body)
+    return dataclasses.replace(piece, body=body)
 
 
 def picture_uri(pixels: np.ndarray, *, lossy: bool = False) -> str:

@@ -9,12 +9,15 @@ import cryoloom
 from cryoloom.project.figures import load_figures
 from cryoloom.project.files import read_json
 from cryoloom.report.job import JobView, headline, maps_of, view_of_job, write_page
-from cryoloom.report.labels import key_figures, rank_warnings, verdict_words, with_title
-from cryoloom.report.page import environment, hero_picture
+from cryoloom.report.labels import key_figures, rank_reasons, rank_warnings, verdict_words, with_title
+from cryoloom.report.page import Piece, environment, hero_picture, on_top
 from cryoloom.report.record import cards_of, write_record
 from cryoloom.report.views import write_views
 
 _SHOWN_MAPS = ("map_sharpened", "map_local", "map", "half1", "half2", "mask", "local_resolution")
+_EVIDENCE = ((("validate", "postprocess", "refine"), "fsc"), (("resolution",), "cones"), (("resolution",), "local"))
+"""Figures that show whether a map can be trusted, each from the first of these stages that has it."""
+
 _MAP_FROM = ("postprocess", "refine", "reconstruct", "abinitio")
 
 
@@ -46,7 +49,7 @@ def write_project_report(folder: Path, jobs: Sequence[Path] | None = None) -> Pa
         said, kind = verdict_words(str(top["verdict"]), is_map=True)
     else:
         said, kind = "Not finished", "care"
-    reasons = [with_title(str(reason)) for reason in top.get("reasons", [])]
+    reasons = [with_title(text) for text in rank_reasons([str(reason) for reason in top.get("reasons", [])])]
     collected = [with_title(str(text)) for text in summary.get("warnings", [])]
     for view in views:
         collected += [
@@ -89,6 +92,7 @@ def write_project_report(folder: Path, jobs: Sequence[Path] | None = None) -> Pa
             reasons=reasons,
             cards=key_figures(top),
             warnings=rank_warnings(collected),
+            evidence=_evidence(views),
             jobs=views,
             hero=_hero(last),
             views=view_files,
@@ -120,6 +124,22 @@ def _numbered(views: Sequence[JobView]) -> list[JobView]:
         n = counts[view.title]
         numbered.append(dataclasses.replace(view, title=f"{view.title}, round {n}") if n > 1 else view)
     return numbered
+
+
+def _evidence(views: Sequence[JobView]) -> list[Piece]:
+    """The figures by which a reader judges the map at a glance."""
+    found = []
+    for stages, name in _EVIDENCE:
+        pieces = [
+            piece
+            for stage in stages
+            for view in reversed(views)
+            if view.stage == stage
+            for piece in (*view.shown, *view.more)
+            if piece.name == name
+        ]
+        found += [on_top(piece) for piece in pieces[:1]]
+    return found
 
 
 def _last_map_job(jobs: Sequence[Path]) -> Path | None:

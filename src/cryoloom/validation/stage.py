@@ -23,6 +23,9 @@ from cryoloom.validation.particle_checks import KEYS as PARTICLE_KEYS
 from cryoloom.validation.particle_checks import ParticleFigures, check_particles
 from cryoloom.validation.settings import VALIDATE, ValidateSettings
 
+_ORDER = ("failed", "doubtful", "passed", "not applicable")
+"""How answers are listed: what needs a look first."""
+
 
 @stage(VALIDATE)
 def validate_map(
@@ -106,22 +109,42 @@ def _results(maps: HalfMaps, half1: VolumeMap) -> dict[str, Any]:
 
 
 def _show(report: Report, maps: HalfMaps, figures: ParticleFigures, run: Run) -> None:
-    items = report.items()
+    items = sorted(report.items(), key=lambda item: _ORDER.index(item.status))
+    counts = {status: sum(item.status == status for item in items) for status in _ORDER}
     run.show(
         Figure(
             name="items",
             kind="table",
             title="What was asked, and what came out",
-            caption="Failed items decide the verdict. Items that do not apply lacked their input, which is named.",
+            caption=f"{counts['failed']} failed, {counts['doubtful']} doubtful, {counts['passed']} passed. Failed ones "
+            f"decide the verdict. {counts['not applicable']} do not apply: they lacked their input, which is named.",
             data={
                 "columns": {
                     "question": [CATALOGUE[i.key] for i in items],
                     "answer": [i.status for i in items],
                     "in words": [i.said for i in items],
-                }
+                },
+                "marks": "answer",
             },
         )
     )
+    if maps.local is not None:
+        values = maps.local.consensus()[maps.mask.numpy() > 0.5]
+        run.show(
+            Figure(
+                name="local",
+                kind="histogram",
+                title="Local resolution",
+                caption="Of all voxels inside the mask, by both methods together. A long tail to coarse values means "
+                "parts that move or are not there in all particles.",
+                x_label="local resolution (Å)",
+                y_label="voxels",
+                data={
+                    "values": values[:: max(1, len(values) // 200_000)],
+                    "lines": {"median": float(np.median(values))},
+                },
+            )
+        )
     curves = maps.found.curves
     frequency = shell_frequencies(maps.half1.shape, maps.pixel_size)
     run.show(
