@@ -12,7 +12,7 @@ from cryoloom.contract import InputError
 from cryoloom.data import VolumeMap
 from cryoloom.maps import highpass, lowpass
 from cryoloom.maps.local_filter import measure_bands
-from cryoloom.maps.model_scaling import scale_to_model
+from cryoloom.maps.model_scaling import scale_to_model, scale_to_protein
 from cryoloom.maps.phases import phase_change_deg
 from cryoloom.maps.windowed import WindowedHalves
 from cryoloom.restoration.settings import RestoreSettings
@@ -42,6 +42,10 @@ def test_the_right_model_brings_the_map_nearer_to_the_truth_and_a_wrong_one_leav
     assert rscc(detail(scaled), target, inside) > plain + 0.03
     assert phase_change_deg(mean * mask, scaled, PIXEL, 4.0) < 30
 
+    lifted = scale_to_protein(pair, bands)
+    assert rscc(detail(lifted), target, inside) > plain + 0.02
+    assert phase_change_deg(mean * mask, lifted, PIXEL, 4.0) < 30
+
     other = protein_like(BOX, PIXEL, 30.0, seed=77)
     after = scale_to_model(pair, bands, other)
     assert rscc(detail(after), target, inside) > plain
@@ -64,6 +68,9 @@ def test_the_stage_takes_a_model_file(tmp_path):
     assert np.isfinite(found["map_local"].data).all() and "local_bfactor" not in found
     assert run.summary["amplitudes_of"] == "model" and run.summary["phase_change_deg"] < 90
     assert any("judge the model" in w for w in run.warnings)
+    run = MemoryRun(tmp_path)
+    found = restore_map(*maps, None, None, RestoreSettings(method="amplitude"), run)
+    assert "local_bfactor" not in found and run.summary["amplitudes_of"] == "protein"
     write_atoms(tmp_path / "far.pdb", np.full((5, 3), 900.0))
     with pytest.raises(InputError, match="origin"):
         restore_map(*maps, None, tmp_path / "far.pdb", RestoreSettings(), run)

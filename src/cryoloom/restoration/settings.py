@@ -1,5 +1,7 @@
 """Settings and declaration of the stage `restore`."""
 
+from typing import Literal
+
 from cryoloom.contract import Input, Settings, StageDeclaration, setting
 
 
@@ -9,7 +11,11 @@ class RestoreSettings(Settings):
     window: float | None = setting(
         None, "Standard deviation of the window around each voxel; 2.5 times the global resolution.", unit="Å", gt=0
     )
-    sharpen: bool = setting(True, "Also take out the local B-factor; else the map is only filtered.")
+    method: Literal["bfactor", "amplitude"] = setting(
+        "bfactor",
+        "Take a B-factor out of each place, or lift each band of each place to the amplitude of an average protein.",
+    )
+    sharpen: bool = setting(True, "Also restore amplitudes; else the map is only filtered.")
     fit_low: float = setting(10.0, "Local B-factors are fitted from this resolution on.", unit="Å", gt=0, expert=True)
     prior: float = setting(
         100.0,
@@ -38,7 +44,7 @@ RESTORE = StageDeclaration(
     ),
     writes={
         "map_local": "mean of the halves, filtered and sharpened locally; not for quantitative use of grey values",
-        "local_bfactor": "B-factor in Å2 that was taken out at each place (without a model)",
+        "local_bfactor": "B-factor in Å2 that was taken out at each place (method bfactor, without a model)",
     },
     uses_gpu=False,
 )

@@ -18,7 +18,7 @@ from cryoloom.maps.corrected import corrected_fsc
 from cryoloom.maps.interval import locate_crossing
 from cryoloom.maps.local_filter import band_centres, measure_bands, restore_locally
 from cryoloom.maps.mask import find_mask
-from cryoloom.maps.model_scaling import scale_to_model
+from cryoloom.maps.model_scaling import scale_to_model, scale_to_protein
 from cryoloom.maps.phases import phase_change_deg
 from cryoloom.maps.sharpen import estimate_bfactor
 from cryoloom.maps.view import map_for_view
@@ -56,12 +56,17 @@ def restore_map(
     n_bands = len(band_centres(box, pixel_size, window, resolution)[0])
     pair = WindowedHalves(a, b, pixel_size, body, window)
     with run.progress(2 * n_bands, "bands") as line:
-        if model is None:
+        by_amplitude = model is None and sharpen and settings.method == "amplitude"
+        if by_amplitude:
+            bands = measure_bands(pair, resolution=resolution, step=line.advance)
+            volume, taken = scale_to_protein(pair, bands, step=line.advance), None
+        elif model is None:
             restored = restore_locally(
                 pair, resolution=resolution, bfactor=bfactor, sharpen=sharpen, fit_low=settings.fit_low,
                 prior=settings.prior, step=line.advance,
             )  # fmt: skip
-            volume, taken = restored.volume, restored.bfactor
+            volume = restored.volume
+            taken = restored.bfactor
         else:
             volume, taken = _scaled(pair, model, half1.origin, resolution, line.advance), None
     if not math.isfinite(float(volume.abs().max())):
