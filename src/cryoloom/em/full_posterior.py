@@ -1,8 +1,8 @@
-"""Posterior over all views of small sets held in memory: for starts from nothing.
+"""Posterior over all views at low resolution: for starts from nothing, and for images too noisy to tell their pose.
 
 The posterior of `em/ring_posterior.py` streams images against a bank of shifted references and drops what cannot
-matter; here a few thousand images at low resolution meet models so vague that thousands of views share each image, and
-every one of them counts. With the posterior `p(d, ψ, t)` of an image the sums that the maximisation needs are, per
+matter; here images at low resolution meet models so vague that thousands of views share each image, and every one of
+them counts. With the posterior `p(d, ψ, t)` of an image the sums that the maximisation needs are, per
 reference and ring,
 
     num(d, r, q) = Σ_i Σ_t P_q(i, d, t) Y_it(r, q),      P_q = Σ_ψ p exp(-iqψ),      den(d, r) = Σ_i p(i, d) <C²>/σ²
@@ -90,6 +90,8 @@ class RingSums:
         Effective number of candidates, `(n,)`.
     shift_px
         Posterior mean of the shift, `(n, 2)`.
+    shift_weight
+        Posterior weight of each trial shift, `(n, t)`.
     best
         Most likely reference, angle index and shift index, `(n, 3)`.
     reference_weight
@@ -101,6 +103,7 @@ class RingSums:
     log_evidence: Tensor
     n_effective: Tensor
     shift_px: Tensor
+    shift_weight: Tensor
     best: Tensor
     reference_weight: Tensor
 
@@ -151,6 +154,7 @@ def posterior_sums(
     *,
     n_groups: int = 1,
     log_prior: Tensor | None = None,
+    shift_log_prior: Tensor | None = None,
     accumulate: bool = True,
     chunk: int | None = None,
 ) -> RingSums:
@@ -164,6 +168,8 @@ def posterior_sums(
         The references are this many groups (classes) of equal size, one after the other.
     log_prior
         Log-prior of each group, `(n_groups,)`.
+    shift_log_prior
+        Log-prior of each trial shift, `(t,)`; all the same by default.
     accumulate
         False leaves out the sums (`numerator` and `weight` are zero).
     chunk
@@ -176,9 +182,8 @@ def posterior_sums(
     bank = (references.coefficients * ring_total[:, None, None]).permute(2, 3, 1, 0).reshape(n_q, 2 * n_rings, -1)
     prior = torch.zeros(n_groups) if log_prior is None else log_prior
     prior = prior.repeat_interleave(n_references // n_groups)
-    block = _Block(
-        plan, images, bank.contiguous(), 0.5 * ring_total[:, None] * references.power.T, prior, n_groups, accumulate
-    )
+    norm = 0.5 * ring_total[:, None] * references.power.T
+    block = _Block(plan, images, bank.contiguous(), norm, prior, shift_log_prior, n_groups, accumulate)
     blocks = [rows[i : i + chunk] for i in range(0, len(rows), chunk)]
     numerator = torch.zeros(n_q, n_references, 2 * n_rings)
     weight = torch.zeros(n_references, n_rings)
@@ -188,9 +193,9 @@ def posterior_sums(
             numerator += sums[0]
             weight += sums[1]
         columns.append(rest)
-    evidence, effective, shift, best, group = (torch.cat(parts) for parts in zip(*columns, strict=True))
+    evidence, effective, shift, of_shift, best, group = (torch.cat(parts) for parts in zip(*columns, strict=True))
     parts = numerator.unflatten(2, (2, n_rings)).permute(2, 1, 3, 0)  # real and imaginary: (2, d, rings, n_q)
-    return RingSums(torch.complex(parts[0], parts[1]), weight, evidence, effective, shift, best, group)
+    return RingSums(torch.complex(parts[0], parts[1]), weight, evidence, effective, shift, of_shift, best, group)
 
 
 class _Block:
@@ -203,11 +208,12 @@ class _Block:
         bank: Tensor,
         norm: Tensor,
         prior: Tensor,
+        shift_prior: Tensor | None,
         n_groups: int,
         accumulate: bool,
     ) -> None:
         self.plan, self.images, self.bank, self.norm = plan, images, bank, norm
-        self.prior, self.n_groups, self.accumulate = prior, n_groups, accumulate
+        self.prior, self.shift_prior, self.n_groups, self.accumulate = prior, shift_prior, n_groups, accumulate
         self.to_angles = synthesis(plan, plan.n_angles, torch.float32)
         self.to_q = analysis(plan)
 
@@ -225,14 +231,15 @@ class _Block:
         spectrum = self._spectrum(p)  # (q, 2 m, d)
         # the cosine part of q = 0 is the sum over angles
         per_pair = spectrum[0, : len(spectrum[0]) // 2].reshape(p.shape[1:]) / total[:, None, None]  # (n, t, d)
-        shift = per_pair.sum(2) @ self.images.shifts_px
+        of_shift = per_pair.sum(2)
+        shift = of_shift @ self.images.shifts_px
         of_reference = per_pair.sum(1)  # (n, d)
         group = of_reference.unflatten(1, (self.n_groups, -1)).sum(-1)
         sums = None
         if self.accumulate:
             scaled = products / total.repeat_interleave(p.shape[2]).repeat(2)[:, None]
             sums = torch.bmm(spectrum.transpose(1, 2), scaled), of_reference.T @ inverse_variance
-        return sums, evidence, effective, shift, best, group
+        return sums, evidence, effective, shift, of_shift, best, group
 
     def _scores(self, products: Tensor, bias: Tensor) -> Tensor:
         """Log-likelihood of all candidates, `(angles, n, t, d)`."""
@@ -242,6 +249,8 @@ class _Block:
         even = (self.to_angles[0] @ spectrum[:n_even].reshape(2 * n_even, -1)).reshape(half, n, -1, d)
         odd = (self.to_angles[1] @ spectrum[n_even:].reshape(2 * (len(spectrum) - n_even), -1)).reshape(even.shape)
         even += bias[:, None]
+        if self.shift_prior is not None:
+            even += self.shift_prior[:, None]
         scores = torch.empty(2, *even.shape, device=even.device)
         torch.add(even, odd, out=scores[0])
         torch.sub(even, odd, out=scores[1])

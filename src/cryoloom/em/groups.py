@@ -20,13 +20,18 @@ def half_sets(particles: ParticleSet, generator: torch.Generator) -> np.ndarray:
     return half
 
 
-def quarter_of(half: np.ndarray) -> np.ndarray:
-    """Quarter of each particle from 0, `(n,)` int64: the particles of each half (1 or 2) in turn."""
-    quarter = np.empty(len(half), np.int64)
+def parts_of(half: np.ndarray, n: int) -> np.ndarray:
+    """Part of each particle from 0, `(n,)` int64, when each half (1 or 2) is dealt out in turn into `n` parts."""
+    part = np.empty(len(half), np.int64)
     for h in (1, 2):
         mine = np.flatnonzero(half == h)
-        quarter[mine] = 2 * (h - 1) + np.arange(len(mine)) % 2
-    return quarter
+        part[mine] = n * (h - 1) + np.arange(len(mine)) % n
+    return part
+
+
+def quarter_of(half: np.ndarray) -> np.ndarray:
+    """Quarter of each particle from 0, `(n,)` int64: the particles of each half (1 or 2) in turn."""
+    return parts_of(half, N_QUARTERS // 2)
 
 
 def noise_groups(particles: ParticleSet, which: str) -> np.ndarray:

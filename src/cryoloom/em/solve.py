@@ -46,6 +46,10 @@ class SolvableSums:
         """Sums of both sets of particles together."""
         return SolvableSums(self.sums + other.sums, self.radius, self.symmetry, self.mean_weight + other.mean_weight)
 
+    def minus(self, other: "SolvableSums") -> "SolvableSums":
+        """Sums without those particles."""
+        return SolvableSums(self.sums - other.sums, self.radius, self.symmetry, self.mean_weight - other.mean_weight)
+
 
 def prepare_sums(sums: FourierSums, symmetry: str, executor: Executor, *, keep: bool = False) -> SolvableSums:
     """Complete and symmetrise raw sums.

@@ -27,7 +27,10 @@ FEWEST = 20
 
 @dataclass(frozen=True)
 class Fit:
-    """The continuous fit with everything but candidates, radius and steps fixed."""
+    """The continuous fit with everything but candidates, radius and steps fixed.
+
+    `half` says which of the references each particle meets, from 1: its half's, or that of its fold of the half.
+    """
 
     source: ImageSource
     references: list[PaddedSpectrum]
@@ -112,7 +115,7 @@ class LookAcross:
 
 
 def look_across(fit: Fit, candidates: Candidates, rows: np.ndarray | None = None, *, n_steps: int = 5) -> LookAcross:
-    """Fit the best pose of particles to the map of the other half.
+    """Fit the best pose of particles to the map of the other half; references of folds are in the order of the halves.
 
     Parameters
     ----------
@@ -128,7 +131,7 @@ def look_across(fit: Fit, candidates: Candidates, rows: np.ndarray | None = None
     assert own.information is not None
     to_image = own.rotation.transpose(0, 2, 1)
     covariance = np.linalg.inv(own.information + 1e-9 * np.eye(6))
-    sign = np.where(fit.half[own.row] == 1, 1.0, -1.0)
+    sign = np.where(2 * fit.half[own.row] <= len(fit.references), 1.0, -1.0)
     return LookAcross(
         row=own.row,
         turn=matrix_to_axis_angle(torch.from_numpy(to_image @ other.rotation)).numpy(),

@@ -15,16 +15,16 @@ from cryoloom.contract import Executor
 from cryoloom.em.accumulate import accumulate
 from cryoloom.em.defocus import defocus_shows, fit_defocus
 from cryoloom.em.gauss_newton import PosePriors
-from cryoloom.em.groups import N_QUARTERS, quarter_of
-from cryoloom.em.halves import prepare_references, reference_volumes, solve_halves
+from cryoloom.em.halves import prepare_references
 from cryoloom.em.images import ImageSource
-from cryoloom.em.local_references import local_reference_volumes
 from cryoloom.em.noise import estimate_noise
 from cryoloom.em.poses import Candidates, PoseTable, best_of, join_candidates, posterior_of
 from cryoloom.em.reliability import fitting_share, gain_ratio
-from cryoloom.em.solve import prepare_sums
+from cryoloom.em.spread import spread_modes
 from cryoloom.em.survivors import normalise_scale, survivors, take_best
 from cryoloom.refine.frames import Fit, join_frames, look_across, widen_errors
+from cryoloom.refine.marginal import ask_whether_weak, iterate_marginal
+from cryoloom.refine.next_maps import meets, next_maps, parts_to_sum
 from cryoloom.refine.plan import Plan
 from cryoloom.refine.searches import equal_poses, global_candidates, grid_radius_of, safety_net, wants_global
 from cryoloom.refine.state import Outcome, State, clip_radius
@@ -35,15 +35,22 @@ STILL = 0.1
 RELAXED = 3
 """Iterations in which the poses that a relaxed symmetry makes equal are tried afresh."""
 
+POINTS = 16
+"""Poses that stand for each mode of the posterior of a particle of a weak set."""
+
 ASKED = 300
 """Particles that are asked, in every iteration, how far the frames of the halves are apart."""
 
 
 def iterate(
     source: ImageSource, state: State, plan: Plan, executor: Executor, log: Callable[[str], None]
-) -> tuple[State, Outcome]:
-    """One iteration; returns the state after it and the sums it made."""
+) -> tuple[State, Outcome | None]:
+    """One iteration; returns the state after it and, unless all poses shared each image, the sums it made."""
     rows = np.arange(len(source))
+    if state.iteration == 0 and not state.weak:
+        state = ask_whether_weak(source, state, plan, executor)
+    if state.marginal:
+        return iterate_marginal(source, state, plan, executor, log), None
     poses, radius, field_ = state.poses, state.radius, source.field
     notes: dict[str, float] = {"resolution_used": field_ / radius}
     do_global = not plan.local and wants_global(state, plan)
@@ -59,19 +66,20 @@ def iterate(
         shift_px=_given_shift(source) if plan.shift_sd > 0 else None,
     )
     largest_turn = float(np.clip(field_ / radius / plan.diameter * 1.5, np.deg2rad(1.0), np.deg2rad(8.0)))
-    fit = Fit(source, references, poses.half, noise, executor, priors, largest_turn)
+    side = meets(state, len(references))
+    fit = Fit(source, references, side, noise, executor, priors, largest_turn)
     before = poses.rotation.copy()
 
     if do_global:
         grid_radius = grid_radius_of(source, state, plan)
         candidates = global_candidates(source, references, state, plan, executor, grid_radius, rows)
-        if state.iteration == 0:
+        if state.iteration == 0 and not state.weak:
             # The grey scale of a foreign map is unknown: take it from the data.
             gain = float(np.median(candidates.scale[best_of(candidates, candidates.log_likelihood)]))
             gain = gain if np.isfinite(gain) and gain > 0 else 1.0
             volumes = [volumes[0] * gain] * 2 if volumes[0] is volumes[1] else [v * gain for v in volumes]
             references = prepare_references(volumes, executor, radius)
-            fit = Fit(source, references, poses.half, noise, executor, priors, largest_turn)
+            fit = Fit(source, references, side, noise, executor, priors, largest_turn)
             notes["gain"] = gain
         candidates = replace(candidates, scale=np.ones(len(candidates)))
         if poses.known.any():
@@ -113,7 +121,9 @@ def iterate(
     # The prior's width is learnt from the last fit: spread of the means and mean width of the posteriors together.
     spread = state.history[-1].get("defocus_spread", plan.defocus_spread) if state.history else plan.defocus_spread
     if plan.defocus_spread > 0 and not do_global and defocus_shows(source, radius, plan.defocus_spread):
-        offset, width = fit_defocus(source, references, poses, rows, noise, executor, radius=radius, spread=spread)
+        offset, width = fit_defocus(
+            source, references, replace(poses, half=side), rows, noise, executor, radius=radius, spread=spread
+        )
         poses.defocus_offset[:] = offset
         source.set_defocus(offset, executor)
         learnt = np.sqrt(np.average(offset**2 + width**2, weights=fitting + 1e-9))
@@ -121,39 +131,23 @@ def iterate(
     notes["defocus_spread"] = spread
 
     last = state.last or state.iteration + 1 >= plan.max_iterations
-    noise = estimate_noise(source, references, poses, rows, noise, executor, radius=radius)
+    noise = estimate_noise(source, references, replace(poses, half=side), rows, noise, executor, radius=radius)
     if references[0] is not references[1]:
         _settle_frames(fit, poses, candidates, fitting, plan, notes, everyone=last)
     reach = source.points.radius if last else clip_radius(source, max(radius + 10, 1.5 * radius))
-    parts = quarter_of(poses.half) if plan.local_filter else poses.half - 1
+    parts, n_parts = parts_to_sum(state, plan, last=last)
     weighted = replace(candidates, posterior=share * fitting[candidates.row])
-    n_parts = N_QUARTERS if plan.local_filter else 2
-    sums = accumulate(source, weighted, parts[candidates.row], n_parts, noise, executor, radius=reach)
-    solvable = [prepare_sums(s, plan.symmetry, executor) for s in sums]
-    del sums
-    halves = (solvable[0], solvable[1])
-    if plan.local_filter:
-        halves = (solvable[0].plus(solvable[1]), solvable[2].plus(solvable[3]))
-    pair = solve_halves(
-        halves,
-        source.box,
-        field_,
-        plan.diameter,
-        executor,
-        own_masks=plan.own_masks and state.iteration > 0,
-        mask_lowpass=max(15.0, 1.5 * field_ / radius),
-    )
-    next_radius = int(np.clip(pair.radius + 1, clip_radius(source, field_ / plan.initial_lowpass, low=4), reach))
-    # in the first iteration the quarters hold too little
-    if plan.local_filter and state.iteration > 0:
-        volumes = local_reference_volumes(solvable, pair, executor, radius=next_radius)
-    else:
-        volumes = reference_volumes(halves, pair, executor, radius=next_radius)
+    if state.weak:
+        weighted = spread_modes(weighted, POINTS)
+    sums = accumulate(source, weighted, parts[weighted.row], n_parts, noise, executor, radius=reach)
+    maps = next_maps(sums, source, state, plan, executor, most=reach, last=last)
+    halves, pair, next_radius, volumes = maps.halves, maps.pair, maps.radius, maps.volumes
     notes["resolution"] = field_ / max(pair.radius, 1)
     rim = float(np.median(poses.moved)) * 0.5 * plan.diameter  # Å by which the rim of most particles moved
     slow = next_radius <= max(radius + 1, 1.05 * radius)
     settled = next_radius <= radius or (slow and rim < STILL * notes["resolution"])
-    state = State(
+    state = replace(
+        state,
         iteration=state.iteration + 1,
         n_global=n_global,
         radius=next_radius,

@@ -15,6 +15,8 @@ from cryoloom.em.survivors import survivors
 from cryoloom.fourier.slices import PaddedSpectrum
 from cryoloom.geometry import symmetry_matrices
 from cryoloom.refine.frames import Fit
+from cryoloom.refine.marginal import shift_reach
+from cryoloom.refine.next_maps import meets
 from cryoloom.refine.plan import Plan
 from cryoloom.refine.state import State
 
@@ -26,7 +28,7 @@ def wants_global(state: State, plan: Plan) -> bool:
     if state.n_global < 2:
         return True
     # once the safety net was out, what moves far was rescued by it and needs no other global search
-    if state.n_global >= 6 or not state.history or state.rescued:
+    if state.n_global >= (10 if state.weak else 6) or not state.history or state.rescued:
         return False
     return state.history[-1]["moved_far"] > 0.05
 
@@ -34,8 +36,13 @@ def wants_global(state: State, plan: Plan) -> bool:
 def grid_radius_of(source: ImageSource, state: State, plan: Plan) -> int:
     """Rings of this pass: about 5, 10, then 15 resolution lengths across the particle, within the present limit."""
     across = source.field / plan.diameter
-    asked = (5.0, 10.0, 15.0)[min(state.n_global, 2)] * across
+    asked = (5.0, 10.0, 15.0)[_stage(state)] * across
     return int(np.clip(round(asked), 4, state.radius))
+
+
+def _stage(state: State) -> int:
+    """How fine a global search is: the first, the second, and all others, or all of them after marginal iterations."""
+    return 2 if state.weak else min(state.n_global, 2)
 
 
 def global_candidates(
@@ -48,36 +55,39 @@ def global_candidates(
     rows: np.ndarray,
 ) -> Candidates:
     """The best poses of each particle on a grid of all poses, and of all shifts the first time."""
-    first = state.n_global == 0
+    first = state.n_global == 0 and not state.weak
     resolution = source.field / n_rings
     step = float(np.clip((0.15 if first else 0.2) * resolution / source.pixel_size, 1.0, 4.0))
     reach = plan.shift_range / source.pixel_size if first else 2 * step
-    n_side = (4, 4, 6)[min(state.n_global, 2)]
+    centre = state.poses.shift_px
+    if state.weak:  # a pose that is wrong says nothing of the shift
+        reach, centre = max(shift_reach(state, plan, source.pixel_size), step), np.zeros_like(centre)
+    n_side = (4, 4, 6)[_stage(state)]
     if plan.search == "branch":
         found, _ = search_by_bound(
             source,
             references,
-            state.poses.half,
+            meets(state, len(references)),
             rows,
             state.noise,
             executor,
             n_rings=n_rings,
             grids=search_tree(2 * n_side, plan.symmetry, reach, step),
-            centre_px=state.poses.shift_px,
+            centre_px=centre,
             top=4,
         )
         return found
     return search_poses(
         source,
         references,
-        state.poses.half,
+        meets(state, len(references)),
         rows,
         state.noise,
         executor,
         n_rings=n_rings,
         rotations=search_directions(n_side, plan.symmetry),
         shifts_px=shift_grid(reach, step),
-        centre_px=state.poses.shift_px,
+        centre_px=centre,
         top=4,
         dtype=plan.dtype,
     )
@@ -111,7 +121,7 @@ def safety_net(
     found = search_poses(
         source,
         references,
-        poses.half,
+        fit.half,
         worst,
         noise,
         executor,

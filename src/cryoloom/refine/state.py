@@ -38,9 +38,15 @@ class State:
     noise
         Noise spectra.
     volumes
-        Reference volume of each half.
+        Reference volume of each half, or of each fold of the first half and then of the second.
     finished, last, rescued
         Whether the schedule has ended; whether the next iteration is the last; whether the safety net was out.
+    weak
+        Whether images are too noisy to choose their poses from the start: each meets a map without itself.
+    marginal
+        Whether all poses share each image in the next iteration, as they did in `n_marginal` ones.
+    shift_sd_px
+        Spread of the shifts that those iterations found, pixels along one axis.
     history
         One dict of numbers per iteration.
     """
@@ -56,6 +62,10 @@ class State:
     finished: bool = False
     last: bool = False
     rescued: bool = False
+    weak: bool = False
+    marginal: bool = False
+    n_marginal: int = 0
+    shift_sd_px: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     curves: list[np.ndarray] = field(default_factory=list)
 
@@ -110,9 +120,12 @@ def save_state(path: Path, state: State) -> None:
         }  # fmt: skip
     columns |= {f"curve_{i}": c for i, c in enumerate(state.curves)}
     numbers = np.array(
-        [state.iteration, state.n_global, state.radius, state.grid_radius, state.finished, state.last, state.rescued],
+        [
+            state.iteration, state.n_global, state.radius, state.grid_radius, state.finished, state.last, state.rescued,
+            state.weak, state.marginal, state.n_marginal,
+        ],
         dtype=np.int64,
-    )
+    )  # fmt: skip
     keys = sorted({k for h in state.history for k in h})
     history = np.array([[h.get(k, np.nan) for k in keys] for h in state.history]).reshape(len(state.history), len(keys))
     temporary = path.with_name(path.name + ".part")
@@ -120,6 +133,7 @@ def save_state(path: Path, state: State) -> None:
         np.savez(
             file,
             numbers=numbers,
+            shift_sd_px=state.shift_sd_px,
             noise=state.noise.power,
             volumes=np.stack([v.numpy() for v in state.volumes]),
             history=history,
@@ -134,7 +148,8 @@ def load_state(path: Path) -> State:
     """Read what `save_state` wrote."""
     with np.load(path, allow_pickle=False) as stored:
         data = {k: stored[k] for k in stored.files}
-    iteration, n_global, radius, grid_radius, finished, last, rescued = (int(v) for v in data["numbers"])
+    numbers = [int(v) for v in data["numbers"]]
+    iteration, n_global, radius, grid_radius, finished, last, rescued, weak, marginal, n_marginal = numbers
     poses = PoseTable(**{k[len("poses_") :]: v for k, v in data.items() if k.startswith("poses_")})
     modes = None
     if "modes_row" in data:
@@ -153,6 +168,10 @@ def load_state(path: Path) -> State:
         bool(finished),
         bool(last),
         bool(rescued),
+        bool(weak),
+        bool(marginal),
+        n_marginal,
+        float(data["shift_sd_px"]),
         history,
         [data[f"curve_{i}"] for i in range(int(data["n_curves"]))],
     )

@@ -1,0 +1,196 @@
+"""Sums of a set whose images are too noisy to choose a pose: every pose of a grid shares each image.
+
+Where the best of many poses is mostly the luckiest, a map of best poses holds the luck as well: it shows the reference
+again, in both halves alike. The marginalised likelihood (Sigworth 1998, doi:10.1006/jsbi.1998.4014; Scheres 2012,
+doi:10.1016/j.jmb.2011.11.010) has no such bias. The posterior of `em/full_posterior.py` goes over all directions,
+angles and shifts of a grid; its sums are averages per direction, so images enter the volume as slices of the grid.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryoloom.contract import Executor
+from cryoloom.em.accumulate import FourierSums
+from cryoloom.em.full_posterior import RingReferences, posterior_sums, ring_images, ring_references, samples_of_sums
+from cryoloom.em.images import ImageSource
+from cryoloom.em.noise import NoiseModel
+from cryoloom.em.rings import RingPlan
+from cryoloom.em.search import RingSearcher
+from cryoloom.fourier.slices import PaddedSpectrum, empty_sums, extract_points, insert_points
+from cryoloom.geometry import rotation_about_z
+
+IMAGES_PER_BLOCK = 4
+
+
+@dataclass(frozen=True)
+class MarginalSums:
+    """What all poses of a grid together say of a set.
+
+    Attributes
+    ----------
+    sums
+        Raw sums per reference up to the last ring and one shell more.
+    gain
+        What the grey scale of the references has to be multiplied by to fit the images.
+    rotation
+        The likeliest pose of the grid, `(n, 3, 3)`.
+    shift_px
+        Mean of the shift over the posterior, yx, `(n, 2)`.
+    shift_spread_px
+        Standard deviation of the shifts of the set along one axis: what a normal prior should have.
+    evidence
+        Gain in log-likelihood over no particle, averaged over all poses by the prior; the mean over the particles.
+    told
+        Share of the information about the pose that the images give: 0 when all poses of the grid remain likely, 1
+        when one does; the median over the particles.
+    """
+
+    sums: list[FourierSums]
+    gain: float
+    rotation: np.ndarray
+    shift_px: np.ndarray
+    shift_spread_px: float
+    evidence: float
+    told: float
+
+
+def marginal_sums(
+    source: ImageSource,
+    references: Sequence[PaddedSpectrum],
+    meets: np.ndarray,
+    rows: np.ndarray,
+    noise: NoiseModel,
+    executor: Executor,
+    *,
+    n_rings: int,
+    rotations: Tensor,
+    shifts_px: np.ndarray,
+    shift_sd_px: float,
+) -> MarginalSums:
+    """Share each image among all poses of a grid and add it up, apart for each reference.
+
+    Parameters
+    ----------
+    source
+        Images.
+    references
+        References, to at least `n_rings`: one per half, or one per fold.
+    meets
+        Which of them each particle meets, and which sums it goes into, from 1, by row of the set.
+    rows
+        Rows to use, ascending; what is given per particle is in their order.
+    noise
+        Noise spectra.
+    n_rings
+        Rings that count.
+    rotations
+        Directions, from `search_directions`.
+    shifts_px, shift_sd_px
+        Trial shifts, `(t, 2)` yx pixels, and the standard deviation of their normal prior along one axis.
+    """
+    shifts = torch.from_numpy(shifts_px).to(torch.float32)
+    searcher = RingSearcher(source, noise, n_rings, shifts, rotations, 1)
+    plan = searcher.plan
+    distinct = {id(r): _Views.of(plan, r, rotations) for r in references}
+    views = [distinct[id(r)] for r in references]
+    prior = torch.log_softmax(-0.5 * (shifts**2).sum(1) / shift_sd_px**2, 0) + np.log(len(shifts))
+    x, y = plan.points.to(torch.float32).unbind(1)
+    n = len(rows)
+    totals: list[list[Tensor] | None] = [None] * len(references)
+    effective, evidence, squares = np.zeros(n), 0.0, 0.0
+    rotation, shift = np.zeros((n, 3, 3)), np.zeros((n, 2))
+    for chunk in executor.map(source.chunk, source.chunk_rows(rows)):
+        samples = searcher.samples(chunk)
+        ctf = torch.from_numpy(source.ctf_at(chunk.rows, x, y)).reshape(samples.shape)
+        inverse_noise = searcher.inverse_noise[torch.from_numpy(chunk.group)]
+        weighted = samples * (ctf * inverse_noise[..., None])
+        inverse_variance = (ctf**2).mean(-1) * inverse_noise
+        for h, view in enumerate(views):
+            mine = np.flatnonzero(meets[chunk.rows] == h + 1)
+            if not len(mine):
+                continue
+            images = ring_images(plan, weighted[mine], inverse_variance[mine], torch.zeros(len(mine), 2), shifts)
+            found = posterior_sums(
+                plan,
+                images,
+                view.bank,
+                torch.arange(len(mine)),
+                executor,
+                shift_log_prior=prior,
+                chunk=IMAGES_PER_BLOCK,
+            )
+            at = np.searchsorted(rows, chunk.rows[mine])
+            effective[at] = found.n_effective.numpy()
+            evidence += float(found.log_evidence.sum())
+            shift[at] = found.shift_px.numpy()
+            squares += float((found.shift_weight @ (shifts**2).sum(1)).sum())
+            psi = plan.angles[found.best[:, 1]].to(torch.float64)
+            rotation[at] = (rotations[found.best[:, 0]].to(torch.float64) @ rotation_about_z(psi)).numpy()
+            total = totals[h]
+            if total is None:
+                totals[h] = [found.numerator, found.weight]
+            else:
+                total[0] += found.numerator
+                total[1] += found.weight
+    n_poses = len(rotations) * plan.n_angles * len(shifts)
+    told = 1.0 - np.log(np.maximum(effective, 1.0)) / np.log(n_poses)
+    sums, cross, norm = [], 0.0, 0.0
+    for total, view in zip(totals, views, strict=True):
+        if total is None:
+            raise ValueError("rows: expected particles for each reference")
+        values = samples_of_sums(plan, total[0]).reshape(len(rotations), plan.n_rings, -1)
+        cross += _cross(plan, values, view.samples)
+        norm += _norm(plan, total[1], view.bank)
+        sums.append(_inserted(plan, rotations, values, total[1], n_rings + 1))
+    return MarginalSums(
+        sums=sums,
+        gain=cross / max(norm, 1e-20),
+        rotation=rotation,
+        shift_px=shift,
+        shift_spread_px=float(np.sqrt(0.5 * squares / n)),
+        evidence=evidence / n,
+        told=float(np.median(told)),
+    )
+
+
+@dataclass(frozen=True)
+class _Views:
+    """A reference seen along all directions: samples on the rings, and the same ready for the posterior."""
+
+    samples: Tensor
+    bank: RingReferences
+
+    @classmethod
+    def of(cls, plan: RingPlan, reference: PaddedSpectrum, rotations: Tensor) -> "_Views":
+        samples = extract_points(reference, rotations, plan.points)
+        return cls(samples, ring_references(plan, samples))
+
+
+def _cross(plan: RingPlan, values: Tensor, samples: Tensor) -> float:
+    """Sum over the full plane of images, weighted and averaged per direction, times the references."""
+    product = (values * samples.reshape(values.shape).conj()).real.sum((0, 2))
+    return float(2.0 * (product * plan.ring_weight).sum())
+
+
+def _norm(plan: RingPlan, weight: Tensor, bank: RingReferences) -> float:
+    """What `_cross` is expected to be when the grey scale of the references is right."""
+    return float((weight * bank.power * (plan.ring_weight * plan.n_samples)).sum())
+
+
+def _inserted(plan: RingPlan, rotations: Tensor, values: Tensor, weight: Tensor, radius: int) -> FourierSums:
+    """Averages per direction, put into a volume of sums."""
+    n = len(rotations)
+    weights = (weight * plan.ring_weight)[..., None].expand_as(values.real)
+    raw = empty_sums(radius)
+    insert_points(
+        raw,
+        rotations.to(torch.float32),
+        plan.points,
+        (values * plan.ring_weight[:, None]).reshape(n, -1),
+        weights.reshape(n, -1),
+    )
+    return FourierSums(raw, radius)
