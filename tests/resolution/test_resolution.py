@@ -10,7 +10,7 @@ import torch
 
 from cryoloom.data import VolumeMap
 from cryoloom.fourier import irfftn, rfftn
-from cryoloom.geometry import random_rotations, rotation_about_z
+from cryoloom.geometry import direction_grid, random_rotations, rotation_about_z
 from cryoloom.maps import filter_map, radial_frequency, spherical_mask
 from cryoloom.maps.directional import directional_fsc
 from cryoloom.maps.local_resolution import measure_local_resolution
@@ -88,6 +88,7 @@ def test_even_views_have_a_sampling_factor_of_one_and_need_no_tilt():
     views = random_rotations(8000, torch.Generator().manual_seed(0)).numpy()[:, :, 2]
     sampling = measure_sampling(views)
     assert sampling.scf == pytest.approx(1.0, abs=0.02) and sampling.best_tilt_deg == 0 and sampling.unsampled == 0
+    assert sampling.efficiency > 0.97
 
 
 @pytest.mark.capability("RSL-5")
@@ -104,11 +105,36 @@ def test_side_views_have_the_sampling_factor_of_theory(measure):
     assert shape.mean() == pytest.approx(1.0, abs=0.05)
 
 
+@pytest.mark.capability("RSL-5")
+def test_side_views_occupy_shells_as_theory_says(measure):
+    """Sampling (2 / π) / sin θ multiplies the SNR; half of the cones are left at a known frequency."""
+    box, pixel_size, resolution, generator = 88, 1.3, 4.0, torch.Generator().manual_seed(3)
+    k = radial_frequency((box,) * 3, pixel_size)
+    kz = torch.fft.fftfreq(box, d=pixel_size)[:, None, None]
+    sine = (1 - (kz / k.clamp_min(1e-9)) ** 2).clamp_min(1e-4).sqrt()
+    ratio = (2 / math.pi) / sine * (1 / 6) * torch.exp(3.5 * (1 - (k * resolution) ** 2)).clamp(max=1e3)
+    signal = filter_map(torch.randn(box, box, box, generator=generator), ratio.sqrt())
+    halves = [signal + torch.randn(box, box, box, generator=generator) for _ in "12"]
+    found = directional_fsc(*halves, pixel_size)
+    frequency = np.arange(len(found.occupancy)) / (box * pixel_size)
+    measured = frequency[np.flatnonzero(found.occupancy > 0.5)[-1]] + 0.5 * frequency[1]
+    # A cone's ratio is the mean over it; half of the directions of a sphere lie within 60 degrees of the axis.
+    grid = direction_grid(24).numpy()
+    axes = direction_grid(6).numpy()
+    within = np.abs(axes @ grid.T) >= math.cos(math.radians(20.0))
+    gain = within @ ((2 / math.pi) / np.sqrt(np.maximum(1 - grid[:, 2] ** 2, 1e-4))) / within.sum(1)
+    # FSC 0.143 is a ratio of 1/6
+    theory = math.sqrt(1 + math.log(np.median(gain) * (0.857 / 0.143) / 6) / 3.5) / resolution
+    measure(100 * abs(measured / theory - 1), "%", "<= 5", note=f"half of the cones at {1 / measured:.2f} Å")
+    assert measured == pytest.approx(theory, rel=0.05)
+
+
 def test_top_views_alone_leave_gaps_and_a_tilt_is_advised():
     views = np.tile([[0.0, 0.0, 1.0]], (500, 1)) + 0.05 * np.random.default_rng(0).normal(size=(500, 3))
     views /= np.linalg.norm(views, axis=1, keepdims=True)
     sampling = measure_sampling(views)
     assert sampling.scf < 0.2 and sampling.unsampled > 0.5
+    assert sampling.efficiency < 0.5
     assert sampling.best_tilt_deg >= 30 and sampling.scf_at_best > 2 * sampling.scf
 
 

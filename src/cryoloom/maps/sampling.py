@@ -3,6 +3,11 @@
 A view along `v` samples the directions perpendicular to it. The sampling compensation factor of Baldwin and Lyumkis
 2020 (doi:10.1016/j.pbiomolbio.2019.09.002) is the harmonic mean of the sampling over all directions relative to its
 mean: 1 for even views, 8/π² = 0.81 for side views only, near 0 where directions are not sampled at all.
+
+The efficiency of the orientations says the same in real space: an image of a point is narrow along directions that are
+sampled well. With `R` the radius of the point spread function along each direction it is `1 - 2 sd(R) / mean(R)`
+(Naydenova and Russo 2017, doi:10.1038/s41467-017-00782-3): 1 for even views. Here the transfer is taken as the sampling
+of a direction times a Gaussian envelope, and `R` as where the function falls to half of its centre.
 """
 
 from dataclasses import dataclass
@@ -32,6 +37,8 @@ class Sampling:
         Sampling compensation factor.
     unsampled
         Fraction of directions that are (nearly) not sampled.
+    efficiency
+        Of the orientations, at most 1; 0 where the point spread function has no width along some direction.
     best_tilt_deg, scf_at_best
         Tilt of the stage that would serve best (0 if none would), and the factor there.
     """
@@ -40,6 +47,7 @@ class Sampling:
     density: np.ndarray
     scf: float
     unsampled: float
+    efficiency: float
     best_tilt_deg: float
     scf_at_best: float
 
@@ -66,7 +74,8 @@ def measure_sampling(views: np.ndarray, *, advise: bool = True) -> Sampling:
         tilt = max(gains, key=lambda t: gains[t] * np.cos(np.deg2rad(t)))
         if gains[tilt] * np.cos(np.deg2rad(tilt)) > 1.1:
             best_tilt, best = tilt, min(1.0, scf * gains[tilt])
-    return Sampling(grid, density, scf, float((density < FLOOR).mean()), best_tilt, best)
+    efficiency = orientation_efficiency(grid, density)
+    return Sampling(grid, density, scf, float((density < FLOOR).mean()), efficiency, best_tilt, best)
 
 
 def sampling_density(
@@ -92,6 +101,30 @@ def sampling_density(
 def compensation_factor(density: np.ndarray) -> float:
     """Harmonic mean of the relative sampling; directions that are not sampled count as `FLOOR`."""
     return float(1.0 / np.mean(1.0 / np.maximum(density, FLOOR)))
+
+
+def orientation_efficiency(directions: np.ndarray, density: np.ndarray) -> float:
+    """`1 - 2 sd(R) / mean(R)` of the point spread function's radii, from 0 to 1.
+
+    Along a direction `u` the function at `r` is the mean over directions `d` of `density (1 - c²) exp(-c² / 2)` with
+    `c = r d.u`: the transform of a Gaussian envelope of unit width, radius by radius in closed form.
+
+    Parameters
+    ----------
+    directions, density
+        Even grid of unit vectors `(m, 3)` and the sampling there relative to the mean, `(m,)`.
+    """
+    along = (directions @ direction_grid(4).numpy().T) ** 2
+    radii = np.linspace(0.0, 6.0, 121)
+    spread = np.stack([density @ ((1 - r**2 * along) * np.exp(-0.5 * r**2 * along)) for r in radii])
+    below = spread < 0.5 * spread[0]
+    if not below.any(0).all():
+        return 0.0
+    first = below.argmax(0)
+    column = np.arange(spread.shape[1])
+    before, after = spread[first - 1, column], spread[first, column]
+    radius = radii[first - 1] + (before - 0.5 * spread[0]) / (before - after) * (radii[1] - radii[0])
+    return float(np.clip(1 - 2 * radius.std() / radius.mean(), 0.0, 1.0))
 
 
 def tilted_views(views: np.ndarray, weights: np.ndarray, tilt_deg: float, n: int = 12) -> tuple[np.ndarray, np.ndarray]:

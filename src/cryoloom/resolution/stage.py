@@ -118,13 +118,15 @@ def _sampling_summary(particles: ParticleSet, symmetry: str, run: Run, reasons: 
             kind="orientations",
             title="Directions from which the particles are seen",
             caption=f"Sampling factor {sampling.scf:.2f} (1 for even views, 0.81 for side views only); "
-            f"{100 * sampling.unsampled:.0f} % of Fourier space is not sampled."
+            f"{100 * sampling.unsampled:.0f} % of Fourier space is not sampled; efficiency of the orientations "
+            f"{sampling.efficiency:.2f}."
             + (f" All equal views of {symmetry} are drawn." if len(operators) > 1 else ""),
             data={"rotations": (operators[:, None] @ rotations).reshape(-1, 3, 3)},
         )
     )
     return {
         "sampling_factor": round(sampling.scf, 4),
+        "orientation_efficiency": round(sampling.efficiency, 4),
         "unsampled_fraction": round(sampling.unsampled, 4),
         "advised_tilt_deg": sampling.best_tilt_deg,
     }

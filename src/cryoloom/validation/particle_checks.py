@@ -156,7 +156,11 @@ def _answer_sampling(particles: ParticleSet, symmetry: str, report: Report) -> N
         said,
         value=number(sampling.scf),
         limit=">= 0.5",
-        detail={"unsampled": number(sampling.unsampled), "advised_tilt_deg": sampling.best_tilt_deg},
+        detail={
+            "unsampled": number(sampling.unsampled),
+            "efficiency": number(sampling.efficiency),
+            "advised_tilt_deg": sampling.best_tilt_deg,
+        },
     )
 
 
