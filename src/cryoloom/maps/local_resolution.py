@@ -6,8 +6,8 @@ power of the mean map on the scale of its own waves against that of the noise (`
 worked on at the sampling it needs.
 
 Their errors have two parts. Chance: that of the FSC or power at the crossing over the slope with which it falls. Blur:
-where the resolution changes within a window, it is off by about 1.5 times the change of its logarithm over the window,
-`|∇ ln r| w`, which is the same mistake in both methods, so the one with the smaller window is believed there.
+where the resolution changes within a window, it is off by about the change of its logarithm over the window, `|∇ ln r|
+w`, which is the same mistake in both methods, so the one with the smaller window is believed there.
 """
 
 import math
@@ -39,10 +39,6 @@ AVERAGED = 0.68
 
 ROUGHNESS = 2.0
 """Mean square gradient of chance in the FSC's answer times `w²` over its variance, measured on maps alike all over."""
-
-AT_BORDERS = 1.5
-"""Error at borders over the change within the window: the better side rules a mixed window, so borders also lie off by
-about half of it. Measured on 47 bodies of two or three domains."""
 
 SLOPES = (2.0, 20.0)
 """Range of the slope of ln SSNR over ln frequency that is believed."""
@@ -149,7 +145,7 @@ def measure_local_resolution(
     inside = pair.mask.numpy() > 0.5
     slope = _slope(np.log(by_fsc / by_power)[inside], chance[inside], np.full(int(inside.sum()), by_chance))
     chance, by_chance = chance / slope, by_chance / slope
-    change = AT_BORDERS * _change_in_window(by_fsc, chance, pair)
+    change = _change_in_window(by_fsc, chance, pair)
     mixed, by_mixed = change * window, change * by_power * reach
     fsc_error, significance_error = np.hypot(chance, mixed), np.hypot(by_chance, by_mixed)
     together = SHARED * chance * by_chance + mixed * by_mixed
