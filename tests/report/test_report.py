@@ -234,3 +234,7 @@ def test_a_project_page_shows_its_evidence_on_top_and_a_warning_is_said_once(tmp
     job(tmp_path / "validate" / "001", "validate", reasons=["It dips."], warnings=["It dips.", "It leans."])
     page = write_job_report(tmp_path / "validate" / "001").read_text()
     assert page.split("<h2>")[0].count("It dips.") == 1 and "It leans." in page
+    assert "The map can be trusted" in page
+    job(tmp_path / "validate" / "002", "validate", particles_asked=False)
+    page = write_job_report(tmp_path / "validate" / "002").read_text()
+    assert "particles were not asked" in page and "can be trusted" not in page

@@ -137,6 +137,8 @@ def view_of_job(folder: Path, figures: Sequence[Figure] | None = None, *, with_h
     verdict = str(summary.get("verdict", "found"))
     is_map = stage in MAP_STAGES
     said, kind = verdict_words(verdict, is_map=is_map)
+    if verdict == "found" and summary.get("particles_asked") is False:
+        said = "The half maps hold together; the particles were not asked"
     first, rest = split_series(figures)
     hero = next((f for f in figures if f.kind == "volume"), None) if with_hero and is_map else None
     seconds = summary.get("seconds")

@@ -124,8 +124,15 @@ class Report:
         if failed or len(doubtful) > 2:
             return "doubtful", [*(item.said for item in failed + doubtful), *first]
         passed = sum(item.status == "passed" for item in items)
-        reasons = [*first, f"{passed} checks passed, {len(items) - passed - len(doubtful)} do not apply."]
-        return "found", reasons + [item.said for item in doubtful]
+        rest = len(items) - passed - len(doubtful)
+        said = f"{passed} checks passed" + (f"; {rest} lacked their input, as the table says." if rest else ".")
+        if not self.asked_particles():
+            said += " Half maps alone cannot tell a wrong reference or symmetry: give the particles too."
+        return "found", [*first, said, *(item.said for item in doubtful)]
+
+    def asked_particles(self) -> bool:
+        """Whether the particles could say what the map explains of their signal."""
+        return self._items["explained"].status != "not applicable"
 
     def to_json(self, **about: Any) -> str:
         """The report as JSON: `format`, `verdict`, `reasons`, `items`, and what is said `about` the inputs."""

@@ -89,6 +89,7 @@ def _summarise(report: Report, maps: HalfMaps, settings: ValidateSettings, run: 
         symmetry=settings.symmetry,
         pixel_size=maps.pixel_size,
         hand=maps.hand.call,
+        particles_asked=report.asked_particles(),
         **{f"n_{s.replace(' ', '_')}": sum(i.status == s for i in items) for s in ("passed", "doubtful", "failed")},
     )
 
