@@ -8,7 +8,9 @@ class, 1 for the class it is in.
 Where the methods disagree, the images decide. Each cluster of the second method is averaged by itself, and an image
 gets its likelihood in the averages of both classes, each made of the half of the images in which it is not. Two views
 that a method took for one, or one that it took for two, dispute many images in the same way. These are decided
-together, for what they say together is clear, and the answers stay those of one partition.
+together, for what they say together is clear, and the answers stay those of one partition. A class that takes in the
+images of a cluster takes on its average as well: what that costs the images which the class held before is part of the
+decision, so that a cluster of one view never joins the class of another.
 """
 
 from dataclasses import dataclass, replace
@@ -109,10 +111,8 @@ def two_classifications(
     disputed = np.flatnonzero(label[0] != label[1])
     if len(disputed):
         others = _averages_of(source, plan, state, clusters.cluster, executor, generator)
-        gain = _gains(source, plan, state, others, disputed, first, clusters.cluster, psi[1], shift[1])
-        way = label[0] * plan.n_classes + label[1]
-        together = np.bincount(way[disputed], gain) / np.maximum(np.bincount(way[disputed]), 1)
-        support[1, disputed] = together[way[disputed]] - MARGIN
+        gain, psi[1], shift[1] = _gains(source, plan, state, others, first, clusters.cluster)
+        support[1, disputed] = _support(gain, label, clusters.cluster, plan.n_classes)[disputed] - MARGIN
     return TwoClassifications(label, np.stack([state.posterior, clusters.share]), support, psi, shift, plan.n_classes)
 
 
@@ -160,47 +160,62 @@ def _averages_of(
     return sums
 
 
-def _gains(
-    source: RingSource,
-    plan: Plan,
-    state: State,
-    others: ClassSums,
-    rows: np.ndarray,
-    first: np.ndarray,
-    second: np.ndarray,
-    psi: np.ndarray,
-    shift_px: np.ndarray,
-) -> np.ndarray:
-    """Log-likelihood of some rows in the class of the second method less that in the first's, `(rows,)`.
+def _support(gain: np.ndarray, label: np.ndarray, cluster: np.ndarray, n_classes: int) -> np.ndarray:
+    """What images that both methods classify alike gain on average in the second's average, `(n,)`.
 
-    Poses of these rows in the second's averages are filled in.
+    From it goes what the images that the first method has in the same class lose with their average, unless another
+    class of the first method holds them as well.
+    """
+    at = np.arange(len(cluster))
+    way = label[0] * n_classes + label[1]
+    number = np.bincount(way, minlength=n_classes**2)
+    total = np.bincount(way, gain[at, n_classes + cluster], minlength=n_classes**2)
+    of_cluster = np.zeros(n_classes, np.int64)
+    of_cluster[label[1]] = cluster  # the cluster that has the number of a class
+    others = gain[:, :n_classes].copy()
+    others[at, label[0]] = -np.inf
+    left = np.maximum(others.max(1), gain[at, n_classes + of_cluster[label[0]]])
+    lost = np.bincount(label[0], np.minimum(left, 0.0), minlength=n_classes)
+    return ((total + np.tile(lost, n_classes)) / np.maximum(number, 1))[way]
+
+
+def _gains(
+    source: RingSource, plan: Plan, state: State, others: ClassSums, first: np.ndarray, second: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Log-likelihood of each image in every average less that in its class of the first method.
+
+    Returns
+    -------
+    gain
+        `(n, 2 classes)`: averages of the first method, then those of the clusters; -inf where there is no average.
+    psi, shift_px
+        Pose in the average of its cluster, `(n,)` and `(n, 2)`; that of the first method where there is none.
     """
     n_classes = plan.n_classes
     pairs = [(getattr(state.sums, name), getattr(others, name)) for name in ("numerator", "weight", "count")]
     joined = replace(state, sums=ClassSums(*(torch.cat(pair, dim=1) for pair in pairs)))
     references = build_references(source, replace(plan, n_classes=2 * n_classes), joined)
-    search = references.plan.search
-    place = np.full(2 * n_classes, -1)
-    place[references.index.numpy()] = np.arange(len(references.index))
-    gain = np.zeros(len(rows))
+    search, present = references.plan.search, references.index.numpy()
+    gain = np.full((len(first), 2 * n_classes), -np.inf)
+    psi, shift_px = state.psi.copy(), state.shift_px.copy()
     for side in range(2):
         bank = reference_bank(search, references.samples[side], dtype=plan.dtype)
-        mine = np.flatnonzero(state.half[rows] == side)
-        for part in source.batches(rows[mine]):
+        for part in source.batches(np.flatnonzero(state.half == side)):
             chunk, n = source.chunk(part), search.n_rings
             inverse_noise = (1.0 / state.noise[chunk.group]).to(torch.float32)[:, :n]
             batch = image_batch(search, chunk.samples[:, :n], chunk.ctf[:, :n], inverse_noise)
             found = search_rings(batch, bank, search, references.wide, top=len(bank), fit_scale=False)
-            order = found.reference.argsort(1).numpy()  # place in the list of each reference
-            at = np.arange(len(part))
-            column = place[n_classes + second[part]]
-            entry = order[at, np.maximum(column, 0)]
-            score = np.where(column >= 0, found.score.numpy()[at, entry], -np.inf)
-            own = found.score.numpy()[at, order[at, np.maximum(place[first[part]], 0)]]
-            gain[np.searchsorted(rows, part)] = score - own
-            psi[part] = found.psi.numpy()[at, entry]
-            shift_px[part] = found.shift_px.numpy()[at, entry]
-    return gain
+            reference = present[found.reference.numpy()]
+            np.put_along_axis(
+                gain_of := np.full((len(part), 2 * n_classes), -np.inf), reference, found.score.numpy(), 1
+            )
+            own = gain_of[np.arange(len(part)), first[part]]
+            gain[part] = gain_of - own[:, None]
+            which = reference == (n_classes + second[part])[:, None]
+            row, entry = np.nonzero(which)
+            psi[part[row]] = found.psi.numpy()[row, entry]
+            shift_px[part[row]] = found.shift_px.numpy()[row, entry]
+    return gain, psi, shift_px
 
 
 def _subset(source: RingSource, rows: np.ndarray) -> RingSource:

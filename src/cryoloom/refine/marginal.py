@@ -29,6 +29,8 @@ ENOUGH_TOLD = 0.45
 """Share of the information about its pose from which on an image chooses by itself."""
 MOST = 12
 """Iterations, at most."""
+ACROSS = 15.0
+"""Resolution lengths across the particle beyond which a grid is too coarse and too slow; that far all searches go."""
 ASKED = 500
 """Particles that are asked for the grey scale of the reference and whether the set is weak."""
 SPACING = 1.8
@@ -64,8 +66,9 @@ def iterate_marginal(
     most = clip_radius(source, GROWTH * state.radius + 1)
     maps = next_maps(found.sums, source, state, plan, executor, most=most)
     grown = most if maps.pair.radius >= state.radius else maps.radius
-    poses = state.poses
-    poses.rotation[:] = found.rotation
+    state.poses.rotation[:] = found.rotation
+    fits_grid = grown <= ACROSS * source.field / plan.diameter
+    goes_on = found.told < ENOUGH_TOLD and state.radius < grown and fits_grid and state.n_marginal < MOST
     notes = {
         "resolution_used": source.field / state.radius,
         "resolution": source.field / max(maps.pair.radius, 1),
@@ -80,7 +83,7 @@ def iterate_marginal(
         state,
         radius=grown,
         volumes=_in_box(maps.volumes, box_for_radius(grown + 1, source.box)),
-        marginal=found.told < ENOUGH_TOLD and grown > state.radius and state.n_marginal < MOST,
+        marginal=goes_on,
         history=[*state.history, notes],
         curves=[*state.curves, maps.pair.fsc],
     )
