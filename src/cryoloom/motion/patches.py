@@ -93,7 +93,7 @@ def estimate_by_patches(
     if spectra.n_tiles > 1:
         black = _checkerboard(spectra.centre_px)
         halves = [_follow(_part(spectra, kept), surface.part(kept), start, small_pixel) for kept in (black, ~black)]
-        modes, covariance = settle(surface, modes, (halves[0], halves[1]))
+        modes, covariance = settle(surface, modes, (halves[0], halves[1]), small_pixel)
     field = MotionField(modes - modes[:, :1], shape, int(surface.orders.max()), covariance)
     shared = _halves(spectra, surface.tracks(modes) - spectra.offset_px)
     return PatchMotion(field.scaled(factor, (h, w)), shared, spectra.n_tiles)

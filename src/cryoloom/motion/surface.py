@@ -13,6 +13,9 @@ import numpy as np
 
 from cryoloom.motion.field import mode_orders, mode_values
 
+SMALLEST, LARGEST = 0.25, 25.0
+"""Å: between these the local motion of real movies lies."""
+
 
 class Surface:
     """Modes of the field at the centres of patches, and their functions of time.
@@ -89,7 +92,9 @@ class Surface:
         return modes
 
 
-def settle(surface: Surface, whole: np.ndarray, halves: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def settle(
+    surface: Surface, whole: np.ndarray, halves: tuple[np.ndarray, np.ndarray], pixel_size: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Smoothed and shrunk modes with their covariance.
 
     Parameters
@@ -98,6 +103,8 @@ def settle(surface: Surface, whole: np.ndarray, halves: tuple[np.ndarray, np.nda
         Modes found from all patches, `(m, t, 2)`.
     halves
         The same from each of two halves of the patches.
+    pixel_size
+        Å, of the modes.
 
     Returns
     -------
@@ -122,7 +129,7 @@ def settle(surface: Surface, whole: np.ndarray, halves: tuple[np.ndarray, np.nda
         inverse = np.linalg.inv(normal)
         difference = 0.5 * (surface.factors(halves[0]) - surface.factors(halves[1]))
         unit = float(np.einsum("ac,ab,bc->", difference, normal, difference)) / difference.size
-        share, known = _shares(surface, whole, inverse * unit)
+        share, known = _shares(surface, whole, inverse * unit, pixel_size)
         modes[1:] *= share[1:, None, None]
         root = np.sqrt(known[1:])
         of_factors = (inverse * unit).reshape(n_modes - 1, n_times, n_modes - 1, n_times)
@@ -134,21 +141,27 @@ def settle(surface: Surface, whole: np.ndarray, halves: tuple[np.ndarray, np.nda
     return modes, covariance.reshape(n_modes * n_frames, n_modes * n_frames)
 
 
-def _shares(surface: Surface, whole: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _shares(
+    surface: Surface, whole: np.ndarray, covariance: np.ndarray, pixel_size: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Share of each mode that is kept, and what stays of its variance, `(m,)` each; one for all modes of a degree.
 
-    The variance of the modes of a degree over that of their noise has a prior that is flat in its logarithm; share and
-    variance are means over its posterior.
+    How large the motion of a degree is (root mean square over patches and frames) has a prior that is flat in its
+    logarithm from `SMALLEST` to `LARGEST`; share and variance are means over its posterior.
     """
     n_times = surface.in_time.shape[1]
     factors = surface.factors(whole)
     keep, known = np.ones(len(surface.orders)), np.ones(len(surface.orders))
-    ratio = np.logspace(-3, 3, 121)
-    share = ratio / (1 + ratio)
+    in_time = surface.in_time.T @ surface.in_time / len(surface.in_time)
+    in_place = surface.values[:, 1:].T @ surface.values[:, 1:] / len(surface.values)
+    square_of_factors = np.kron(in_place, in_time)
     for order in range(1, int(surface.orders.max()) + 1):
         here = np.repeat(surface.orders[1:] == order, n_times)
-        part = factors[here]
-        square = float(np.einsum("ac,ac->", part, np.linalg.solve(covariance[np.ix_(here, here)], part)))
+        part, noise = factors[here], covariance[np.ix_(here, here)]
+        noise_px2 = float(np.sum(noise * square_of_factors[np.ix_(here, here)]))
+        ratio = (np.geomspace(SMALLEST, LARGEST, 81) / pixel_size) ** 2 / max(noise_px2, 1e-12)
+        share = ratio / (1 + ratio)
+        square = float(np.einsum("ac,ac->", part, np.linalg.solve(noise, part)))
         log_posterior = -0.5 * part.size * np.log1p(ratio) - 0.5 * square / (1 + ratio)
         posterior = np.exp(log_posterior - log_posterior.max())
         posterior /= posterior.sum()
