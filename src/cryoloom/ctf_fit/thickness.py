@@ -7,8 +7,8 @@ Kong, Zottig, Grigorieff 2024, doi:10.7554/eLife.97227). A thickness is stated o
 node, are seen: a thinner specimen fades like any envelope.
 
 What limits it is the noise of the spectrum: on simulated micrographs of 2560² px, 90 to 210 nm thick, the stated
-standard error is 3 to 5 nm and the misses agree with it (3.2 nm, root mean square of seven); fewer splines for the depth
-of the rings change neither. So among ten such micrographs one is usually off by more than 5 nm.
+standard error is 3 to 5 nm and the misses agree with it (3.2 nm, root mean square of seven); fewer splines for the
+depth of the rings change neither. So among ten such micrographs one is usually off by more than 5 nm.
 """
 
 from dataclasses import dataclass
