@@ -62,11 +62,11 @@ def intervals(seed, n_draws=100):
 
 def test_the_interval_by_permutation_is_about_that_of_fishers_z():
     ratios = []
-    for seed in range(4):
-        (low, high), (other_low, other_high), _ = intervals(seed, 40)
+    for seed in range(3):
+        (low, high), (other_low, other_high), _ = intervals(seed, 25)
         assert low < high and low < other_high and other_low < high
         ratios.append((high - low) / (other_high - other_low))
-    assert 0.6 < np.median(ratios) < 1.6
+    assert 0.5 < np.median(ratios) < 1.8
 
 
 @pytest.mark.slow

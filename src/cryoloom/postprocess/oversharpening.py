@@ -3,6 +3,9 @@
 Two witnesses. The Guinier fit says with an interval how much blur the halves share; what is taken out beyond that lifts
 the outer shells above those of a protein. Where there is no such fit, the surface of the sharpened map (`maps.detail`)
 does: a map that is sharpened too far falls to pieces.
+
+Of 16 made-up proteins at 3.5 to 4.4 Å none was called over-sharpened with its planted B-factor or 20 Å2 more, 14 with
+40 and all 16 with 60 Å2 more; by the surface alone 0, 4, 8 and 12, and all 16 with 100 Å2 more.
 """
 
 from cryoloom.maps.detail import DetailCurve
