@@ -5,8 +5,8 @@ breaks it into pieces. At a level that always encloses the same volume, the area
 is largest in between (the adjusted surface area of Terwilliger, Sobolev, Afonine and Adams 2018,
 doi:10.1107/S2059798318004655; the idea, with a price of our own: a share of the area of a ball as wide as the
 resolution). No profile of a protein and no straight line over k² enter, so it also serves where a Guinier fit has no
-room. The answer is coarser than that of the fit and errs towards too little: of 16 made-up proteins with B-factors of 44
-to 115 Å2 at 3.5 to 4.4 Å it was off by 28 Å2 (root mean square), on average 22 too small, where the fit was off by 5.
+room. The answer is coarser than that of the fit and errs towards too little: for 16 made-up proteins with B-factors of
+44 to 115 Å2 at 3.5 to 4.4 Å it was off by 28 Å2 (root mean square), on average 22 too small, the fit by 5.
 """
 
 import math
