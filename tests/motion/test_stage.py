@@ -88,6 +88,21 @@ def test_an_empty_movie_is_named_and_the_others_are_finished(movies, tmp_path):
     assert "empty.tif" in json.dumps(job.summary["left_out"])
 
 
+def test_a_movie_without_signal_is_named_as_not_aligned(movies, tmp_path):
+    folder, _ = movies
+    for seed in (3, 4):  # noise shows something in some shells, and nothing in all together
+        noise = np.random.default_rng(seed).poisson(1, (12, 240, 260)).astype(np.uint8)
+        write_tiff(tmp_path / f"noise{seed}.tif", noise)
+    job = run_stage(
+        "motion",
+        inputs={"movies": [folder / "m0.tif", *sorted(tmp_path.glob("noise*.tif"))]},
+        settings={"pixel_size": 1.0, "dose_per_frame": 1.0, "undosed": False},
+        out=tmp_path / "out",
+    )
+    assert job.summary["verdict"] == "doubtful"
+    assert "2 of 3 movies showed no signal and were not aligned: noise3.tif, noise4.tif" in job.summary["reasons"]
+
+
 def test_a_gain_of_another_size_is_refused_in_one_sentence(movies, tmp_path):
     folder, _ = movies
     write_mrc(tmp_path / "gain.mrc", np.ones((100, 120), np.float32), 1.0)
