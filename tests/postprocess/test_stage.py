@@ -154,6 +154,7 @@ def test_a_b_factor_beyond_what_the_halves_show_is_called_over_sharpening(plante
         _, run = run_stage(tmp_path, half1, half2, mask, bfactor=bfactor)
         assert run.summary["oversharpened"] is too_much
         assert any("over-sharpened" in w for w in run.warnings) is too_much
+        assert run.summary["verdict"] == ("doubtful" if too_much else "found")
     assert run.summary["phase_change_deg"] < 0.5 and run.summary["bfactor_from"] == "given"
 
 

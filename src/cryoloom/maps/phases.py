@@ -23,7 +23,7 @@ def phase_change_deg(before: Tensor, after: Tensor, pixel_size: float, resolutio
         Å.
     """
     shape = tuple(before.shape)
-    one, two = rfftn(before.float(), 3), rfftn(after.float(), 3)
+    one, two = rfftn(before.float().cpu(), 3), rfftn(after.float().cpu(), 3)
     # The mean level has no phase to speak of.
     k = radial_frequency(shape, pixel_size)
     used = (k > 0) & (k <= 1 / resolution)

@@ -5,6 +5,7 @@ import numpy as np
 from cryoloom.contract import Figure, Run
 from cryoloom.data import VolumeMap
 from cryoloom.maps.corrected import CorrectedFsc
+from cryoloom.maps.detail import DetailCurve
 from cryoloom.maps.interval import Crossing
 from cryoloom.maps.mask import MaskFromMap
 from cryoloom.maps.spectrum import GuinierFit
@@ -23,6 +24,7 @@ def show_results(
     frequency: np.ndarray,
     settings: PostprocessSettings,
     fit: GuinierFit | None,
+    detail: DetailCurve | None,
     sharpened: np.ndarray,
     mask: np.ndarray,
     half1: VolumeMap,
@@ -80,6 +82,20 @@ def show_results(
                     "squared_axis": True,
                     "resolution_axis": True,
                 },
+            )
+        )
+    if detail is not None:
+        scale = max(float(np.abs(detail.score).max()), 1e-30)
+        run.show(
+            Figure(
+                name="sharpening",
+                kind="curves",
+                title="Detail against sharpening",
+                caption="Surface of the map at a level that always encloses the same volume, less a price for each "
+                f"separate piece; largest at {detail.best:.0f} Å². Far to the right of that the map falls to pieces.",
+                x_label="B-factor taken out (Å²)",
+                y_label="surface less pieces, relative",
+                data={"x": detail.bfactors, "y": {"map": detail.score / scale}, "mark": round(detail.best)},
             )
         )
     c = mask.shape[0] // 2

@@ -28,6 +28,15 @@ from cryoloom.postprocess.settings import POSTPROCESS, PostprocessSettings
 WORST_RESOLUTION = 20.0
 """Å; halves that agree no further than this do not show a structure."""
 
+GRAVE = (
+    "The mask cuts",
+    "The FSC does not fall to zero",
+    "The FSC dips",
+    "The map is over-sharpened",
+    "The half maps are over-sharpened",
+)
+"""Beginnings of the warnings that make a map doubtful."""
+
 ENCLOSED = 0.2
 """Share of the protein inside the surface by which detail is measured."""
 
@@ -121,7 +130,9 @@ def postprocess_map(
     )
     write_fsc_xml(run.folder / "fsc.xml", frequency[1:], curves.corrected[1:])
     result = sharpened.cpu().numpy()
-    show_results(run, curves, covariance, crossing, frequency, settings, fit, result, body.cpu().numpy(), half1, found)
+    show_results(
+        run, curves, covariance, crossing, frequency, settings, fit, detail, result, body.cpu().numpy(), half1, found
+    )
     return {
         "map_sharpened": VolumeMap(result, pixel_size, half1.origin),
         "mask": VolumeMap(body.cpu().numpy(), pixel_size, half1.origin),
@@ -221,7 +232,7 @@ def _judge(resolution: float, interval: tuple[float, float], warnings: list[str]
             said,
             f"Halves that agree no better than {WORST_RESOLUTION:.0f} Å do not show a structure.",
         ]
-    grave = [w for w in warnings if w.startswith(("The mask cuts", "The FSC does not fall to zero", "The FSC dips"))]
+    grave = [w for w in warnings if w.startswith(GRAVE)]
     if grave:
         return "doubtful", [said, *grave]
     return "found", [said]

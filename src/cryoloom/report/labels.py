@@ -93,6 +93,8 @@ def key_figures(summary: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
             continue
         interval = summary.get(_INTERVALS.get(key, ""))
         note = f"95 %: {format_value(interval[0])} to {format_value(interval[1])}" if interval else ""
+        if interval and not interval[0] <= value <= interval[1]:
+            note = f"given; found {format_value(interval[0])} to {format_value(interval[1])}"
         cards.append((label, format_value(value), unit, note))
     n_in, n_out = summary.get("n_in"), summary.get("n_out")
     if n_in is not None and n_out is not None and n_in > 2:
