@@ -6,10 +6,11 @@ micrographs than it judges: half of them train the network for the other half. I
 sees something, and the answer of a method is the probability that noise does not explain what it sees there, counted
 against the decoys that the same method finds on the inverted micrographs.
 
-The consensus multiplies the odds of both, as if they erred apart (logarithmic pool; Genest and Zidek 1986,
-doi:10.1214/ss/1177013825), so two that believe a little believe more together, and the surer one counts more. A place
-is in dispute where the two, or one of them and the verdict of `consensus.fit`, which hears the looks of the place too,
-are far apart: junk may deceive both methods.
+The consensus pools the odds of both (`consensus.pool`): two that believe a little believe more together, and each
+counts as much as it separates places from decoys on these very micrographs. A place is in dispute where the two, or
+one of them and the verdict of `consensus.fit`, which hears the looks of the place too, are far apart: junk may deceive
+both methods. Where too little is sure to train a network, the first method answers alone, and every place is in
+dispute.
 """
 
 import dataclasses
@@ -25,13 +26,11 @@ from cryoloom.compare.show import show_comparison
 from cryoloom.contract import Run, WorkFailed, stage
 from cryoloom.data import MicrographSet, PickSet
 from cryoloom.data.names import stem_of
-from cryoloom.picking.consensus.search import ConsensusSearch, Judged
-from cryoloom.picking.finders import Finder
+from cryoloom.picking.consensus.pool import SUREST, pool
+from cryoloom.picking.consensus.search import ConsensusSearch, judge_seen
+from cryoloom.picking.finders import LOWEST, Finder
 from cryoloom.picking.looked_for import LookedFor, MicrographImages, balls, look_for
 from cryoloom.picking.settings import PickSettings
-
-SUREST = 0.02
-"""A probability that is counted against decoys is never nearer to 0 or 1 than this."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,9 @@ class TwoPickers:
     position_px
         Pixels yx, `(n, 2)`.
     alone
-        Probability by each method that noise does not explain the place, `(n, 2)`.
+        Probability by each method that noise does not explain the place, `(n, 2)`; NaN where there is no network.
+    pooled
+        The same by both methods together, `(n,)`.
     together
         Probability that it is a particle, by both and its looks, `(n,)`.
     """
@@ -53,32 +54,43 @@ class TwoPickers:
     row: np.ndarray
     position_px: np.ndarray
     alone: np.ndarray
+    pooled: np.ndarray
     together: np.ndarray
 
-    @classmethod
-    def of(cls, judged: Judged) -> "TwoPickers":
-        """From the search by both; what is masked is no place."""
-        open_ = ~judged.views.masked
-        agreement = judged.agreement
-        return cls(
-            judged.row[open_], judged.views.position_px[open_], agreement.alone[open_], agreement.probability[open_]
-        )
+    @property
+    def trained(self) -> bool:
+        """Whether there is a network."""
+        return bool(np.isfinite(self.alone[:, 1]).any())
+
+    def select(self, rows: np.ndarray) -> "TwoPickers":
+        """Some of the places."""
+        return TwoPickers(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
 
 def two_pickers(
     micrographs: MicrographSet, load: MicrographImages, what: LookedFor, settings: PickSettings, run: Run
-) -> TwoPickers | None:
-    """Search all micrographs by both methods; None where too little stands out to train a network."""
+) -> TwoPickers:
+    """Search all micrographs by both methods, or by the first alone where too little is sure to train a network.
+
+    What is masked is no place.
+    """
     search = ConsensusSearch(micrographs, load, what.sample, settings, run)
     first = search.look(lambda row: [*what.finders, *balls(what.sample)], "Looking without a network")
     unseen = search.learn(first)
     if unseen is None:
-        return None
+        word = first.agreement.alone[:, 0]
+        missing = np.column_stack([word, np.full(len(word), np.nan)])
+        found = TwoPickers(first.row, first.views.position_px, missing, word, first.agreement.probability)
+        return found.select(~first.views.masked & (first.views.scores[:, 0] > LOWEST))
 
     def both(row: int) -> Sequence[Finder]:
         return [what.finders[0], unseen(row)]
 
-    return TwoPickers.of(search.look(both, "Looking by both methods", witness=-1))
+    seen = search.see(both, "Looking by both methods")
+    judged = judge_seen(seen, witness=-1)
+    pooled = pool(seen.candidates, seen.decoys, seen.row, seen.decoy_row)
+    agreement, place = judged.agreement, judged.views.position_px
+    return TwoPickers(judged.row, place, agreement.alone, pooled, agreement.probability).select(~judged.views.masked)
 
 
 def compare_pickers(items: np.ndarray, found: TwoPickers, methods: tuple[str, str], tolerance: float) -> Comparison:
@@ -89,8 +101,8 @@ def compare_pickers(items: np.ndarray, found: TwoPickers, methods: tuple[str, st
     both = compare_answers(
         "probability of a particle", "", items, *answers, tolerance=tolerance, distance=np.ptp(sides, axis=1)
     )
-    yes, no = alone.prod(1), (1 - alone).prod(1)
-    return dataclasses.replace(both, consensus=yes / (yes + no))
+    # the answer of the first where there is no network, as it gives it
+    return dataclasses.replace(both, consensus=found.pooled if found.trained else both.consensus)
 
 
 @stage(COMPARE_PICKING)
@@ -109,11 +121,14 @@ def compare_picking(
     )
     what = look_for(micrographs, load, references, None, pick, run, profile=True)
     found = two_pickers(micrographs, load, what, pick, run)
-    if found is None:
-        raise WorkFailed(
-            "Too little stands out on these micrographs to train a network with; give more micrographs, or --diameter."
-        )
+    if not len(found.row):
+        raise WorkFailed("Nothing stands out on these micrographs; give more micrographs, or --diameter.")
     first = "templates" if references is not None else "mean profile"
+    if not found.trained:
+        run.warn(
+            f"Too little is sure on these micrographs to train a network with: the {first} answer alone, and all "
+            "places are in dispute; give more micrographs, or --diameter."
+        )
     name = np.asarray([str(micrographs.path[row]) for row in found.row])
     items = np.asarray(
         [f"{stem_of(path)} y {y:.0f} x {x:.0f}" for path, (y, x) in zip(name, found.position_px, strict=True)]

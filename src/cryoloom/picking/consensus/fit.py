@@ -82,19 +82,21 @@ def agree(
     others = [column for column in range(k) if column != witness]
     usable = ~candidates.masked & ~candidates.contested
     alone = np.column_stack(
-        [_no_noise(*both, usable) for both in zip(candidates.scores.T, decoys.scores.T, strict=True)]
+        [no_noise(*both, usable) for both in zip(candidates.scores.T, decoys.scores.T, strict=True)]
     )
     label = _chance(_logit(np.clip(alone[:, [witness, others[0]]], _UNSURE, 1 - _UNSURE)).sum(1))
-    folds = _folds(group, candidates.position_px), _folds(decoy_group, decoys.position_px)
+    folds = parts_of(group, candidates.position_px), parts_of(decoy_group, decoys.position_px)
     prior = _logit(label[~candidates.masked].mean()) if (~candidates.masked).sum() >= _FEW else 0.0
     odds, decoy_odds = np.full(len(candidates), -prior), np.full(len(decoys), -prior)
     for columns in ([witness], others):
-        mine, theirs = _word(candidates.scores[:, columns], decoys.scores[:, columns], label, ~candidates.masked, folds)
+        mine, theirs = word_of(
+            candidates.scores[:, columns], decoys.scores[:, columns], label, ~candidates.masked, folds
+        )
         odds, decoy_odds = odds + mine, decoy_odds + theirs
     above = usable & (odds > 0)
     ordinary = _ordinary(candidates.border, above, decoys.border)
     clean = _cleanness(candidates.looks, above, ordinary, folds[0])
-    probability = np.where(candidates.masked, 0.0, _no_noise(odds, decoy_odds, usable) * _chance(clean))
+    probability = np.where(candidates.masked, 0.0, no_noise(odds, decoy_odds, usable) * _chance(clean))
     for least in _SURE:
         trusted = usable & (probability > least)
         if trusted.sum() >= max(_FEW, 0.5 * probability[usable].sum()):
@@ -102,13 +104,13 @@ def agree(
     return Agreement(odds + clean, probability, _chance(clean), trusted, alone)
 
 
-def _no_noise(score: np.ndarray, decoys: np.ndarray, usable: np.ndarray) -> np.ndarray:
+def no_noise(score: np.ndarray, decoys: np.ndarray, usable: np.ndarray) -> np.ndarray:
     """Probability that each candidate is no noise, by the scores of one picker, `(n,)`."""
     counted = calibrate(score[usable], decoys, false_picks=0.5, least_probability=0.0)
     return counted.probability(score)
 
 
-def _word(
+def word_of(
     scores: np.ndarray, decoys: np.ndarray, label: np.ndarray, seen: np.ndarray, folds: tuple[np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log odds that some pickers give to candidates `(n,)` and decoys `(m,)`, learnt from labels on other parts."""
@@ -162,7 +164,7 @@ def _cleanness(looks: np.ndarray, above: np.ndarray, ordinary: np.ndarray, fold:
     return np.asarray(np.clip(ratio[:, width] - _logit(junk), -_MOST, _MOST))
 
 
-def _folds(group: np.ndarray, place: np.ndarray) -> np.ndarray:
+def parts_of(group: np.ndarray, place: np.ndarray) -> np.ndarray:
     """Which part each row belongs to: whole micrographs, or stripes of them where there are few, `(n,)`."""
     if group.size and len(np.unique(group)) >= _FOLDS:
         return np.asarray(group % _FOLDS)

@@ -55,6 +55,27 @@ class Judged:
     searched: list[int]
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What some pickers see on all micrographs.
+
+    Attributes
+    ----------
+    candidates, decoys
+        Views of both, those of one micrograph after the other.
+    row, decoy_row
+        Micrograph of each, `(n,)` and `(m,)`.
+    searched
+        Rows of the micrographs that could be searched.
+    """
+
+    candidates: Views
+    decoys: Views
+    row: np.ndarray
+    decoy_row: np.ndarray
+    searched: list[int]
+
+
 class ConsensusSearch:
     """Search of one set of micrographs.
 
@@ -118,6 +139,10 @@ class ConsensusSearch:
 
         `witness` is the picker that errs least like the others.
         """
+        return judge_seen(self.see(finders_of, label), witness=witness)
+
+    def see(self, finders_of: Callable[[int], Sequence[Finder]], label: str) -> Seen:
+        """Search each micrograph with the pickers that `finders_of` gives for its row."""
 
         def look(row: int) -> dict[str, Any]:
             candidates, decoys = views_of(
@@ -140,11 +165,7 @@ class ConsensusSearch:
             for parts in both
         )
         candidates, decoys = (Views.join(parts) for parts in both)
-        free = ~candidates.masked & ~candidates.contested
-        total, decoy_total = ((views.scores - LOWEST).sum(1) for views in (candidates, decoys))
-        p_value = noise_p_value(np.sort(total[free]), np.sort(decoy_total))
-        agreement = agree(candidates, decoys, row_of, decoy_row, witness=witness)
-        return Judged(candidates, row_of, agreement, p_value, searched)
+        return Seen(candidates, decoys, row_of, decoy_row, searched)
 
     def _train(self, judged: Judged, half: int) -> LearnedPicker | None:
         """A network from the sure particles of every second micrograph."""
@@ -174,6 +195,16 @@ class ConsensusSearch:
             )
         sample = self._sample
         return LearnedPicker(trained.network, trained.background, sample.core, sample.extent, sample.dark)
+
+
+def judge_seen(seen: Seen, *, witness: int = 0) -> Judged:
+    """Judge what pickers see; `witness` is the picker that errs least like the others."""
+    candidates, decoys = seen.candidates, seen.decoys
+    free = ~candidates.masked & ~candidates.contested
+    total, decoy_total = ((views.scores - LOWEST).sum(1) for views in (candidates, decoys))
+    p_value = noise_p_value(np.sort(total[free]), np.sort(decoy_total))
+    agreement = agree(candidates, decoys, seen.row, seen.decoy_row, witness=witness)
+    return Judged(candidates, seen.row, agreement, p_value, seen.searched)
 
 
 def keep(judged: Judged, settings: PickSettings) -> tuple[np.ndarray, float]:
