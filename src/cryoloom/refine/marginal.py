@@ -24,7 +24,7 @@ from cryoloom.refine.plan import Plan
 from cryoloom.refine.state import State, clip_radius
 
 WEAK = 3.0
-"""Mean gain in log-likelihood, averaged over all poses, below which images are too noisy to choose."""
+"""Gain in log-likelihood, averaged over all poses and images, below which images are too noisy to choose."""
 ENOUGH_TOLD = 0.45
 """Share of the information about its pose from which on an image chooses by itself."""
 MOST = 12
@@ -52,7 +52,8 @@ def ask_whether_weak(source: ImageSource, state: State, plan: Plan, executor: Ex
         spread, evidence = _spread(found, source, state), found.evidence
         if abs(found.gain - 1.0) < 0.1:
             break
-    if evidence >= WEAK:
+    # below 0 no grey scale makes the reference better than nothing: it shows another particle
+    if not 0.0 < evidence < WEAK:
         return state
     return replace(state, volumes=volumes[:1] * (2 * N_FOLDS), shift_sd_px=spread, weak=True, marginal=True)
 
