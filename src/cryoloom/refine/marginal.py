@@ -19,7 +19,7 @@ from cryoloom.em.marginal import MarginalSums, marginal_sums
 from cryoloom.em.search import search_directions, shift_grid
 from cryoloom.em.solve import box_for_radius
 from cryoloom.fourier import fourier_crop
-from cryoloom.refine.next_maps import N_FOLDS, meets, next_maps
+from cryoloom.refine.next_maps import meets, n_parts, next_maps
 from cryoloom.refine.plan import Plan
 from cryoloom.refine.state import State, clip_radius
 
@@ -31,6 +31,8 @@ MOST = 12
 """Iterations, at most."""
 ACROSS = 15.0
 """Resolution lengths across the particle beyond which a grid is too coarse and too slow; that far all searches go."""
+LARGEST = 10_000
+"""Particles that an iteration uses, at most: the detail that it reaches asks for no more."""
 ASKED = 500
 """Particles that are asked for the grey scale of the reference and whether the set is weak."""
 SPACING = 1.8
@@ -43,7 +45,7 @@ def ask_whether_weak(source: ImageSource, state: State, plan: Plan, executor: Ex
     """The state of a set that is about to begin: as it is, or weak and with its references on the images' scale."""
     if not plan.soft or plan.local or plan.search != "exhaustive" or plan.global_passes is not None:
         return state
-    rows = np.arange(0, len(source), max(1, len(source) // ASKED))
+    rows = _some(len(source), ASKED)
     volumes, spread = state.volumes, 0.5 * plan.shift_range / source.pixel_size
     evidence = 0.0
     for _ in range(4):
@@ -55,19 +57,21 @@ def ask_whether_weak(source: ImageSource, state: State, plan: Plan, executor: Ex
     # below 0 no grey scale makes the reference better than nothing: it shows another particle
     if not 0.0 < evidence < WEAK:
         return state
-    return replace(state, volumes=volumes[:1] * (2 * N_FOLDS), shift_sd_px=spread, weak=True, marginal=True)
+    weak = replace(state, shift_sd_px=spread, weak=True, marginal=True)
+    return replace(weak, volumes=volumes[:1] * n_parts(weak, plan))
 
 
 def iterate_marginal(
     source: ImageSource, state: State, plan: Plan, executor: Executor, log: Callable[[str], None]
 ) -> State:
     """One iteration of a weak set; the state after it."""
-    found = _sums(source, state, plan, executor, np.arange(len(source)))
+    rows = _some(len(source), LARGEST)
+    found = _sums(source, state, plan, executor, rows)
     state = replace(state, n_marginal=state.n_marginal + 1, shift_sd_px=_spread(found, source, state))
     most = clip_radius(source, GROWTH * state.radius + 1)
     maps = next_maps(found.sums, source, state, plan, executor, most=most)
     grown = most if maps.pair.radius >= state.radius else maps.radius
-    state.poses.rotation[:] = found.rotation
+    state.poses.rotation[rows] = found.rotation
     fits_grid = grown <= ACROSS * source.field / plan.diameter
     goes_on = found.told < ENOUGH_TOLD and state.radius < grown and fits_grid and state.n_marginal < MOST
     notes = {
@@ -113,6 +117,11 @@ def _sums(source: ImageSource, state: State, plan: Plan, executor: Executor, row
         shifts_px=shift_grid(max(shift_reach(state, plan, source.pixel_size), step), step),
         shift_sd_px=state.shift_sd_px,
     )
+
+
+def _some(n: int, most: int) -> np.ndarray:
+    """At most so many rows, drawn at random, ascending."""
+    return np.sort(np.random.default_rng(0).permutation(n)[:most])
 
 
 def _spread(found: MarginalSums, source: ImageSource, state: State) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cryoloom.contract import Executor
 from cryoloom.em.accumulate import FourierSums
-from cryoloom.em.groups import N_QUARTERS, parts_of, quarter_of
+from cryoloom.em.groups import N_QUARTERS, parts_of
 from cryoloom.em.halves import HalfPair, reference_volumes, solve_halves
 from cryoloom.em.images import ImageSource
 from cryoloom.em.local_references import local_reference_volumes
@@ -22,6 +22,8 @@ from cryoloom.refine.state import State, clip_radius
 
 N_FOLDS = 4
 """Folds of each half of a weak set."""
+FOLDED = 50_000
+"""Particles beyond which the share of one in its own map no longer matters, and halves stay whole."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,13 @@ class NextMaps:
     radius: int
 
 
+def n_parts(state: State, plan: Plan) -> int:
+    """Sums that an iteration makes: of halves, of quarters for local filters, or of folds of a weak set."""
+    if state.weak:
+        return 2 * N_FOLDS if len(state.poses) <= FOLDED else 2
+    return N_QUARTERS if plan.local_filter else 2
+
+
 def meets(state: State, references: int) -> np.ndarray:
     """Which of so many references each particle meets, from 1, `(n,)` int64."""
     return state.poses.half if references <= 2 else parts_of(state.poses.half, references // 2) + 1
@@ -51,11 +60,8 @@ def meets(state: State, references: int) -> np.ndarray:
 
 def parts_to_sum(state: State, plan: Plan, *, last: bool = False) -> tuple[np.ndarray, int]:
     """Into which of how many sums each particle goes, `(n,)` int64 from 0; after the last iteration no folds follow."""
-    if last:
-        return state.poses.half - 1, 2
-    if state.weak:
-        return parts_of(state.poses.half, N_FOLDS), 2 * N_FOLDS
-    return (quarter_of(state.poses.half), N_QUARTERS) if plan.local_filter else (state.poses.half - 1, 2)
+    number = 2 if last else n_parts(state, plan)
+    return parts_of(state.poses.half, number // 2), number
 
 
 def next_maps(
@@ -95,7 +101,7 @@ def next_maps(
     volumes: list[Tensor] = []
     if last:
         volumes = list(pair.volumes)
-    elif state.weak:
+    elif state.weak and per_half > 1:
         volumes = [
             volume
             for fold in range(per_half)
@@ -104,7 +110,7 @@ def next_maps(
             )
         ]
         volumes = volumes[::2] + volumes[1::2]  # those of the first half come first
-    elif plan.local_filter and not first:  # in the first iteration the quarters hold too little
+    elif plan.local_filter and per_half > 1 and not first:  # in the first iteration the quarters hold too little
         volumes = local_reference_volumes(parts, pair, executor, radius=radius)
     else:
         volumes = reference_volumes(halves, pair, executor, radius=radius)
