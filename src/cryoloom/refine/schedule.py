@@ -134,7 +134,9 @@ def iterate(
     noise = estimate_noise(source, references, replace(poses, half=side), rows, noise, executor, radius=radius)
     if references[0] is not references[1]:
         _settle_frames(fit, poses, candidates, fitting, plan, notes, everyone=last)
-    reach = source.points.radius if last else clip_radius(source, max(radius + 10, 1.5 * radius))
+    # the map of a weak set grows slowly, and its folds are many
+    ahead = max(radius + 5, 1.2 * radius) if state.weak else max(radius + 10, 1.5 * radius)
+    reach = source.points.radius if last else clip_radius(source, ahead)
     parts, n_parts = parts_to_sum(state, plan, last=last)
     weighted = replace(candidates, posterior=share * fitting[candidates.row])
     if state.weak:
