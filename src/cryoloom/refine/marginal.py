@@ -35,6 +35,8 @@ LARGEST = 10_000
 """Particles that an iteration uses, at most: the detail that it reaches asks for no more."""
 ASKED = 500
 """Particles that are asked for the grey scale of the reference and whether the set is weak."""
+FEWEST = 50
+"""Particles of a half that folds need."""
 SPACING = 1.8
 """Distance of the directions in units of `field / (radius * diameter)`; see `abinitio/level.py`."""
 GROWTH = 1.15
@@ -44,6 +46,8 @@ GROWTH = 1.15
 def ask_whether_weak(source: ImageSource, state: State, plan: Plan, executor: Executor) -> State:
     """The state of a set that is about to begin: as it is, or weak and with its references on the images' scale."""
     if not plan.soft or plan.local or plan.search != "exhaustive" or plan.global_passes is not None:
+        return state
+    if np.bincount(state.poses.half, minlength=3)[1:].min() < FEWEST:
         return state
     rows = _some(len(source), ASKED)
     volumes, spread = state.volumes, 0.5 * plan.shift_range / source.pixel_size
