@@ -206,11 +206,10 @@ def _gains(
             batch = image_batch(search, chunk.samples[:, :n], chunk.ctf[:, :n], inverse_noise)
             found = search_rings(batch, bank, search, references.wide, top=len(bank), fit_scale=False)
             reference = present[found.reference.numpy()]
-            np.put_along_axis(
-                gain_of := np.full((len(part), 2 * n_classes), -np.inf), reference, found.score.numpy(), 1
-            )
-            own = gain_of[np.arange(len(part)), first[part]]
-            gain[part] = gain_of - own[:, None]
+            score = np.full((len(part), 2 * n_classes), -np.inf)
+            np.put_along_axis(score, reference, found.score.numpy(), axis=1)
+            own = score[np.arange(len(part)), first[part]]
+            gain[part] = score - own[:, None]
             which = reference == (n_classes + second[part])[:, None]
             row, entry = np.nonzero(which)
             psi[part[row]] = found.psi.numpy()[row, entry]

@@ -11,7 +11,13 @@ class RefineSettings(Settings):
     initial_lowpass: float = setting(
         40.0, "The reference is low-passed to this before the first iteration.", unit="Å", gt=0
     )
-    max_iterations: int = setting(18, "Most iterations before the last one.", ge=1, le=100)
+    max_iterations: int = setting(
+        18,
+        "Most iterations before the last one. Up to 12 in which all poses share each image come before these where "
+        "images are too noisy to choose a pose.",
+        ge=1,
+        le=100,
+    )
     global_passes: int | None = setting(
         None, "Iterations that search all poses; by default as many as still move particles.", ge=0, expert=True
     )

@@ -70,17 +70,18 @@ def run_schedule(
     path = run.checkpoint(f"{name}.npz")
     if path.exists():
         state = load_state(path)
-        run.log(f"goes on after iteration {state.iteration}")
+        run.log(f"goes on after iteration {state.n_marginal + state.iteration}")
     else:
         state = begin(source, reference, half, plan, run.executor)
     outcome: Outcome | None = None
     with run.progress(plan.max_iterations, name) as progress:
         progress.advance(state.iteration)
         while not state.finished:
+            done = state.iteration
             state, outcome = iterate(source, state, plan, run.executor, run.log)
             if not state.finished:
                 save_state(path, state)
-            progress.advance(1)
+            progress.advance(state.iteration - done)  # those in which all poses share each image are not counted
     assert outcome is not None
     return outcome
 
