@@ -3,8 +3,9 @@
 The first method searches a grid of poses whole and inserts every particle at all of its likely poses; the second
 searches a grid twice as fine, of which a bound rules out most, and keeps the best pose alone. Both see the same halves.
 What is compared are the poses: their angle, up to the point group and to how the two maps are turned against each
-other. Where the methods disagree, the pose is taken that fits the maps of the half better which has not seen the
-particle; both methods' maps are asked.
+other. A method that is torn between several poses of a particle does not agree with one of them: the distance is the
+mean over its posterior. Where the methods disagree, the pose is taken that fits the maps of the half better which has
+not seen the particle; both methods' maps are asked.
 """
 
 from dataclasses import dataclass
@@ -21,12 +22,13 @@ from cryoloom.data import ParticleSet, VolumeMap
 from cryoloom.em.groups import half_sets
 from cryoloom.em.halves import prepare_references
 from cryoloom.em.images import ImageSource
+from cryoloom.em.poses import Candidates
 from cryoloom.em.products import slice_products
-from cryoloom.geometry import axis_angle_to_matrix, matrix_to_axis_angle, symmetry_matrices
+from cryoloom.geometry import axis_angle_to_matrix, matrix_to_axis_angle, pose_distance, symmetry_matrices
 from cryoloom.particle_tools.consensus import PoseAgreement, compare_poses
 from cryoloom.refine.settings import RefineSettings
 from cryoloom.refine.stage import open_images, plan_of, posed_particles, run_schedule
-from cryoloom.refine.state import Outcome
+from cryoloom.refine.state import Outcome, State
 
 METHODS = {
     "all likely poses": {"search": "exhaustive", "soft": "soft"},
@@ -80,6 +82,27 @@ def lay_together(first: ParticleSet, second: ParticleSet, symmetry: str) -> TwoP
     )
 
 
+def expected_distance(poses: TwoPoses, modes: tuple[Candidates, Candidates], symmetry: str) -> np.ndarray:
+    """Angle between one method's pose and the other's, its mean over the other's posterior, degrees, `(n,)`.
+
+    The larger of the two such means: either method may be the one that is unsure.
+
+    Parameters
+    ----------
+    modes
+        What each method leaves of each particle's posterior, each in the method's own frame; rows ascending.
+    """
+    frames = np.eye(3), poses.agreement.frame.T
+    means = []
+    for frame, own, other in zip(frames, modes, poses.rotation[::-1], strict=True):
+        assert own.posterior is not None
+        turned = torch.from_numpy(frame @ own.rotation)
+        angle = np.rad2deg(pose_distance(turned, torch.from_numpy(other[own.row]), symmetry).numpy())
+        weight = np.bincount(own.row, own.posterior, len(other))
+        means.append(np.bincount(own.row, own.posterior * angle, len(other)) / np.maximum(weight, 1e-12))
+    return np.maximum(*means)
+
+
 def support_elsewhere(
     source: ImageSource, outcome: Outcome, rotation: np.ndarray, shift: np.ndarray, run: Run
 ) -> np.ndarray:
@@ -95,7 +118,11 @@ def support_elsewhere(
 
 
 def compare_two_poses(
-    poses: TwoPoses, error_deg: tuple[np.ndarray, np.ndarray], support: np.ndarray, tolerance: float | None
+    poses: TwoPoses,
+    error_deg: tuple[np.ndarray, np.ndarray],
+    support: np.ndarray,
+    distance: np.ndarray,
+    tolerance: float | None,
 ) -> Comparison:
     """Hold both poses of all particles together.
 
@@ -105,6 +132,8 @@ def compare_two_poses(
         Standard error of each pose per method, `(n,)` each.
     support
         Of each pose by other data, `(2, n)`.
+    distance
+        Between the two answers, degrees, `(n,)`: `expected_distance`.
     tolerance
         Degrees; None: three times the typical difference.
     """
@@ -118,7 +147,7 @@ def compare_two_poses(
     ]
     items = np.array([f"particle {i + 1}" for i in range(len(turn))])
     return compare_answers(
-        "pose", "°", items, *answers, tolerance=tolerance, correlation=CORRELATION, distance=angle
+        "pose", "°", items, *answers, tolerance=tolerance, correlation=CORRELATION, distance=distance
     )  # fmt: skip
 
 
@@ -159,7 +188,9 @@ def compare_refinements(
         ]
     )
     errors = [np.rad2deg(np.asarray(p.pose_error)) for p in posed]
-    comparison = compare_two_poses(poses, (errors[0], errors[1]), support, settings.tolerance)
+    modes = tuple(_modes_of(outcome.state) for outcome in outcomes)
+    distance = expected_distance(poses, (modes[0], modes[1]), settings.symmetry)
+    comparison = compare_two_poses(poses, (errors[0], errors[1]), support, distance, settings.tolerance)
     show_comparison(comparison, run, symmetry=settings.symmetry)
     rotation, shift = consensus_poses(poses, comparison)
     return {
@@ -172,3 +203,8 @@ def compare_refinements(
             extra=dict(posed[0].extra) | {"cryoloomMethodsDisagree": comparison.disagree.astype(np.float64)},
         ),
     }
+
+
+def _modes_of(state: State) -> Candidates:
+    """What a refinement leaves of each particle's posterior."""
+    return state.poses.candidates(np.arange(len(state.poses))) if state.modes is None else state.modes
