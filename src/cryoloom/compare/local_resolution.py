@@ -1,9 +1,11 @@
 """`compare resolution`: the FSC in a window against the significance of the signal, place by place.
 
 The methods are those of the stage `resolution` (`maps.local_resolution`). Items are places on a grid as fine as the
-window tells apart; their distance is the root mean square of the logarithm of the ratio in the window.
+window tells apart; their distance is the root mean square of the logarithm of the ratio in the window. The consensus is
+not a mean of the two, which read their windows' mixtures, but the resolution that explains both (`maps.unmixing`).
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,7 +42,7 @@ def compare_local_resolution(
         )
         line.advance()
     inside = found.mask.numpy() > 0.5
-    disagreement, consensus = local.disagreement(inside), local.consensus()
+    disagreement, consensus = local.disagreement(), local.consensus
     show_comparison(
         comparison,
         run,
@@ -107,6 +109,7 @@ def compare_places(
         tolerance=tolerance,
         correlation=local.correlation[at],
         relative=True,
-        distance=local.disagreement(inside)[at],
+        distance=local.disagreement()[at],
     )
+    comparison = replace(comparison, consensus=local.consensus[at], error=local.consensus_error[at])
     return local, comparison, places

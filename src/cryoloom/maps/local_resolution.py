@@ -7,19 +7,21 @@ worked on at the sampling it needs.
 
 Their errors have two parts. Chance: that of the FSC or power at the crossing over the slope with which it falls. Blur:
 where the resolution changes within a window, it is off by about the change of its logarithm over the window, `|∇ ln r|
-w`, which is the same mistake in both methods, so the one with the smaller window is believed there.
+w`, which is the same mistake in both methods. Both together are not their mean but the resolution that both read
+through their windows (`maps.unmixing`).
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 
 from cryoloom.fourier import crop_dft, dft_to_image, good_size, image_to_dft
 from cryoloom.maps.change_point import CrossingTracker, blur_cube, resample_cube
-from cryoloom.maps.combine import weight_of_first
+from cryoloom.maps.combine import error_of_mean, weight_of_first
 from cryoloom.maps.filter import radial_frequency
 from cryoloom.maps.local_significance import (
     AVERAGED_OVER,
@@ -28,6 +30,7 @@ from cryoloom.maps.local_significance import (
     noise_limit,
     window_in_waves,
 )
+from cryoloom.maps.unmixing import Reading, unmix_readings
 from cryoloom.maps.windowed import WindowedHalves, raised_cosine, window_transform
 
 SHARED = 0.7
@@ -58,8 +61,12 @@ class LocalResolution:
         Of these errors, `(d, h, w)` float32: chance is shared in part, blur is the same in both.
     bands
         Centre frequencies of the bands of the FSC in 1/Å.
-    window
-        Standard deviation of the window of the FSC in Å.
+    window, significance_window
+        Standard deviations of the windows of both in Å; the second grows with the resolution and is that of its median.
+    fsc_chance, significance_chance
+        The part of the errors that is chance, `(d, h, w)` float32.
+    inside
+        Where the particle is, `(d, h, w)` bool.
     pixel_size
         Å.
     """
@@ -71,20 +78,46 @@ class LocalResolution:
     correlation: np.ndarray
     bands: np.ndarray
     window: float
+    significance_window: float
+    fsc_chance: np.ndarray
+    significance_chance: np.ndarray
+    inside: np.ndarray
     pixel_size: float
 
+    @cached_property
     def consensus(self) -> np.ndarray:
-        """Both methods in one map: their geometric mean of least variance, Å, `(d, h, w)` float32."""
-        weight = weight_of_first(self.fsc_error, self.significance_error, self.correlation)
-        return (self.fsc**weight * self.significance ** (1 - weight)).astype(np.float32)
+        """The resolution that both methods read through their windows, Å, `(d, h, w)` float32.
 
-    def disagreement(self, inside: np.ndarray) -> np.ndarray:
+        Outside the particle it is their geometric mean of least variance.
+        """
+        readings = (
+            Reading(self.fsc, self.fsc_chance, self.window),
+            Reading(self.significance, self.significance_chance, self.significance_window),
+        )
+        unmixed = unmix_readings(readings, self.inside, self.pixel_size)
+        return np.where(self.inside, unmixed, self._mean()).astype(np.float32)
+
+    @property
+    def consensus_error(self) -> np.ndarray:
+        """Standard error of the logarithm of the consensus: of the mean of both, and what unmixing changed."""
+        weight = self._weight()
+        error = error_of_mean(weight, self.fsc_error, self.significance_error, self.correlation)
+        return np.hypot(error, np.log(self.consensus / self._mean())).astype(np.float32)
+
+    def _weight(self) -> np.ndarray:
+        return weight_of_first(self.fsc_error, self.significance_error, self.correlation)
+
+    def _mean(self) -> np.ndarray:
+        weight = self._weight()
+        return self.fsc**weight * self.significance ** (1 - weight)
+
+    def disagreement(self) -> np.ndarray:
         """Root mean square of the logarithm of the ratio of the methods in the window of the FSC, `(d, h, w)`.
 
-        Only voxels `inside` count. 0.1 means that around a voxel the methods differ by about 10 %.
+        Only voxels inside count. 0.1 means that around a voxel the methods differ by about 10 %.
         """
         shape = self.fsc.shape
-        where = torch.from_numpy(inside.astype(np.float32))
+        where = torch.from_numpy(self.inside.astype(np.float32))
         squared = torch.from_numpy(np.log(self.significance / self.fsc).astype(np.float32) ** 2) * where
         gain = window_transform(radial_frequency(shape, self.pixel_size), self.window)
         held, whole = (dft_to_image(image_to_dft(x, 3) * gain, shape).clamp_min(0) for x in (squared, where))
@@ -157,6 +190,10 @@ def measure_local_resolution(
         correlation=(together / (fsc_error * significance_error)).astype(np.float32),
         bands=bands,
         window=window,
+        significance_window=reach * float(np.median(by_power[inside] if inside.any() else by_power)),
+        fsc_chance=chance.astype(np.float32),
+        significance_chance=np.full_like(by_power, by_chance),
+        inside=inside,
         pixel_size=pixel_size,
     )
 

@@ -9,7 +9,8 @@ The two methods fail for different reasons.
 
 The window is so large that power which chance exceeds with `1 - significance` is that of a signal whose FSC is
 `threshold`: both methods then read the resolution on one scale. With noise power 1 in the mean map a signal of FSC `F`
-has `2 F / (1 - F)`; the power of noise in a window of `n` independent values follows a χ² of `n` over `n`.
+has `2 F / (1 - F)`; the power of noise in a window of `n` independent values follows a χ² of `n` over `n`. In the mean
+its logarithm is `1 / n` too low, which is made good.
 """
 
 import math
@@ -86,7 +87,7 @@ def measure_local_significance(
         gain = raised_cosine(torch.from_numpy((shells - centre) / width)).numpy()
         expected = max(float((gain**2 * noise).sum()), 1e-30) * level
         ratio = held / (inside.clamp_min(1e-3 * float(inside.max())) * expected)
-        tracker.add(ratio.clamp(0.01, 100).log() - math.log(least))
+        tracker.add(ratio.clamp(0.01, 100).log() + 1 / independent_values(window) - math.log(least))
         if step is not None:
             step()
     return _averaged(resample_cube(torch.from_numpy(tracker.resolution()), box), pair)

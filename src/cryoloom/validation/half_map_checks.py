@@ -228,7 +228,7 @@ def _answer_local(
         pair = WindowedHalves(half1, half2, pixel_size, found.mask.mask, window)
         local = measure_local_resolution(pair, step=line.advance)
     inside = found.mask.mask.numpy() > 0.5
-    low, median, high = (float(q) for q in np.quantile(local.consensus()[inside], [0.05, 0.5, 0.95]))
+    low, median, high = (float(q) for q in np.quantile(local.consensus[inside], [0.05, 0.5, 0.95]))
     uneven = high > 2.0 * median
     report.add(
         "local",
@@ -243,7 +243,7 @@ def _answer_local(
         unit="Å",
         detail={"5_to_95_percent": [round(low, 3), round(high, 3)], "window": round(window, 1)},
     )
-    apart = float((local.disagreement(inside)[inside] > np.log(1.2)).mean())
+    apart = float((local.disagreement()[inside] > np.log(1.2)).mean())
     report.add(
         "local_methods",
         "passed" if apart < 0.25 else "doubtful",

@@ -41,7 +41,7 @@ VALIDATE = StageDeclaration(
     ),
     uses_gpu=False,
     writes={
-        "local_resolution": "local resolution in Å: the mean of two methods",
+        "local_resolution": "local resolution in Å: what two methods read through their windows",
         "map_this_hand": "mean of the halves as given, where the hand is not sure",
         "map_other_hand": "its mirror image, where the hand is not sure or the map is mirrored",
         "validation": "all answers: validation.json",

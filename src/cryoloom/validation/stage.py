@@ -102,7 +102,7 @@ def _detail(items: list[Item], key: str, name: str) -> Any:
 def _results(maps: HalfMaps, half1: VolumeMap) -> dict[str, Any]:
     results: dict[str, Any] = {}
     if maps.local is not None:
-        results["local_resolution"] = VolumeMap(maps.local.consensus(), maps.pixel_size, half1.origin)
+        results["local_resolution"] = VolumeMap(maps.local.consensus, maps.pixel_size, half1.origin)
     if maps.hand.call != "right":
         results["map_this_hand"] = VolumeMap(maps.mean.numpy(), maps.pixel_size, half1.origin)
         results["map_other_hand"] = VolumeMap(mirror_z(maps.mean).contiguous().numpy(), maps.pixel_size, half1.origin)
@@ -130,7 +130,7 @@ def _show(report: Report, maps: HalfMaps, figures: ParticleFigures, run: Run) ->
         )
     )
     if maps.local is not None:
-        values = maps.local.consensus()[maps.mask.numpy() > 0.5]
+        values = maps.local.consensus[maps.mask.numpy() > 0.5]
         run.show(
             Figure(
                 name="local",
