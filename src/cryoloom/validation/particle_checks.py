@@ -276,6 +276,10 @@ def _answer_reslog(
     said = f"From {reslog.n_particles[0]} to {reslog.n_particles[-1]} particles the resolution goes from "
     said += f"{reslog.resolution[0]:.1f} to {reslog.resolution[-1]:.1f} Å; with exchanged poses it is "
     said += f"{reslog.control.min():.1f} Å at best."
+    finer = 0.9 * float(reslog.resolution[-1])
+    more = reslog.particles_for(finer)
+    if good and more is not None:
+        said += f" {finer:.1f} Å would ask for {more:.2g} particles like these, or more."
     report.add(
         "reslog",
         "passed" if good else "failed" if not reslog.control_is_below else "doubtful",

@@ -9,6 +9,7 @@ makes it grow faster than N. Particles whose poses were exchanged among them car
 their curve must stay below (Heymann 2015, J. Struct. Biol. 192, reconstructs pure noise).
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -56,6 +57,25 @@ class ResLog:
     def control_is_below(self) -> bool:
         """Whether exchanged poses always give a clearly worse resolution."""
         return bool((self.control > 1.2 * self.resolution).all())
+
+    def particles_for(self, resolution: float) -> int | None:
+        """Particles like these that a resolution in Å asks for at least, by the B-factor; None if that is not known.
+
+        That the structure's own spectrum falls is neglected: more may be needed.
+        """
+        if not (np.isfinite(self.bfactor) and self.bfactor > 0):
+            return None
+        step = 0.5 * self.bfactor * (resolution**-2 - self.resolution[-1] ** -2)
+        return images_needed(1 / self.n_particles[-1], float(np.exp(min(step, 30.0))), power=True)
+
+
+def images_needed(snr: float, wanted: float, *, power: bool) -> int:
+    """Images whose mean has the signal-to-noise ratio `wanted`, if one has `snr`.
+
+    Ratios of amplitudes grow as the root of the number of images, those of power (`power`) as the number.
+    """
+    ratio = wanted / snr
+    return math.ceil(round(ratio if power else ratio**2, 9))
 
 
 def measure_reslog(
