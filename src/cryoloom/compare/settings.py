@@ -28,7 +28,10 @@ class CompareResolutionSettings(Settings):
         None, "Standard deviation of the window of the FSC; 1.8 times the global resolution.", unit="Å", gt=0
     )
     tolerance: float = setting(
-        0.055, "Relative difference up to which the methods agree (0.055 is 5.5 %), around a place.", gt=0, lt=1
+        0.055,
+        "How far both methods may lie from what explains them together, around a place (0.055 is 5.5 %).",
+        gt=0,
+        lt=1,
     )
     significance: float = setting(0.95, "Level of significance of the second method.", gt=0.5, lt=1, expert=True)
 

@@ -116,11 +116,23 @@ class LocalResolution:
 
         Only voxels inside count. 0.1 means that around a voxel the methods differ by about 10 %.
         """
+        return self._around(np.log(self.significance / self.fsc) ** 2)
+
+    def contradiction(self) -> np.ndarray:
+        """How far both readings lie from their consensus: root mean square of the logarithm in the window of the FSC.
+
+        `(d, h, w)`; at least half of `disagreement`. Near a border both methods err alike and hardly differ; what
+        explains both contradicts them there.
+        """
+        return self._around(0.5 * sum(np.log(values / self.consensus) ** 2 for values in (self.fsc, self.significance)))
+
+    def _around(self, squared: np.ndarray) -> np.ndarray:
+        """Root mean square in the window of the FSC, of what is inside."""
         shape = self.fsc.shape
         where = torch.from_numpy(self.inside.astype(np.float32))
-        squared = torch.from_numpy(np.log(self.significance / self.fsc).astype(np.float32) ** 2) * where
         gain = window_transform(radial_frequency(shape, self.pixel_size), self.window)
-        held, whole = (dft_to_image(image_to_dft(x, 3) * gain, shape).clamp_min(0) for x in (squared, where))
+        parts = (torch.from_numpy(squared.astype(np.float32)) * where, where)
+        held, whole = (dft_to_image(image_to_dft(x, 3) * gain, shape).clamp_min(0) for x in parts)
         return (held / whole.clamp_min(1e-3)).sqrt().numpy()
 
 
