@@ -6,6 +6,14 @@ form a second, lower population. Two Gaussians with a common origin in the data 
 """
 
 import numpy as np
+import torch
+from scipy.stats import gaussian_kde, norm
+
+from cryoloom.em.poses import Candidates, best_of, group_starts
+from cryoloom.geometry import pose_distance
+
+APART = np.deg2rad(20.0)
+"""Angle from the best pose of a particle beyond which another is taken to be wrong if the best is right."""
 
 
 def gain_ratio(log_likelihood: np.ndarray, expected_gain: np.ndarray) -> np.ndarray:
@@ -55,3 +63,49 @@ def fitting_share(ratio: np.ndarray) -> np.ndarray:
     if apart < 2.5 or mean[0] > 0.75 * mean[1]:
         return np.ones(n)
     return np.where(ratio > mean[1], 1.0, np.where(ratio < mean[0], np.minimum(share, 0.5), share))
+
+
+def wrong_level(candidates: Candidates, symmetry: str) -> tuple[float, float] | None:
+    """Mean and spread of the log-likelihood that the best of many wrong poses gains; None where too little is known.
+
+    Where the best pose of a particle is right, the best of those far from it is the best of many wrong ones: what a
+    lost particle, or an image of something else, is left with. It is the decoy of target-decoy searches (Elias and
+    Gygi 2007, doi:10.1038/nmeth1019), taken from the particle itself.
+
+    Parameters
+    ----------
+    candidates
+        Poses of a search, several per particle, those that fit badly among them; rows ascending.
+    """
+    best = best_of(candidates, candidates.log_likelihood)
+    counts = np.diff(np.r_[group_starts(candidates.row), len(candidates)])
+    own = np.repeat(best, counts)
+    turn = pose_distance(
+        torch.from_numpy(candidates.rotation), torch.from_numpy(candidates.rotation[own]), symmetry
+    ).numpy()
+    rival = np.where(turn > APART, candidates.log_likelihood, -np.inf)
+    highest = np.maximum.reduceat(rival, group_starts(candidates.row))
+    known = highest[np.isfinite(highest)]
+    if len(known) < 30:
+        return None
+    low, middle, high = np.quantile(known, [0.16, 0.5, 0.84])
+    return float(middle), float(max(0.5 * (high - low), 1e-3))
+
+
+def right_share(log_likelihood: np.ndarray, wrong: tuple[float, float]) -> np.ndarray:
+    """Probability that each particle gained more than the best of wrong poses does, `(n,)`.
+
+    One minus the local false discovery rate (Efron 2004, doi:10.1198/016214504000000089): the density of what wrong
+    poses gain is known (`wrong_level`), that of all particles is estimated, and the share of the wrong follows from the
+    particles below the middle of the wrong, where hardly one is right.
+    """
+    mean, spread = wrong
+    share = min(2.0 * float(np.mean(log_likelihood < mean)), 1.0)
+    some = log_likelihood[:: max(1, len(log_likelihood) // 5000)]
+    if share == 0.0 or np.ptp(some) == 0.0:
+        return np.ones(len(log_likelihood))
+    grid = np.linspace(log_likelihood.min(), log_likelihood.max(), 200)
+    density = np.maximum(gaussian_kde(some)(grid), 1e-12)
+    right = np.clip(1.0 - share * norm.pdf(grid, mean, spread) / density, 0.0, 1.0)
+    right[grid < mean] = np.minimum(right[grid < mean], right[np.searchsorted(grid, mean) - 1])
+    return np.interp(log_likelihood, grid, np.maximum.accumulate(right))

@@ -136,6 +136,30 @@ def superpose(
     )
 
 
+def superpose_near(fixed: Tensor, moving: Tensor, pixel_size: float, *, resolution: float) -> Superposition:
+    """Find the small turn and shift that lay `moving` on `fixed`, from where it lies; parameters as in `superpose`.
+
+    Within about a resolution length at the rim of the particle; the hand is not asked.
+    """
+    if fixed.shape != moving.shape:
+        raise ValueError(f"moving: expected the shape of fixed, {tuple(fixed.shape)}, got {tuple(moving.shape)}")
+    box = fixed.shape[0]
+    last = int(min((box - 2) // 2, max(round(box * pixel_size / resolution), 3)))
+    lattice = _Lattice(_whitened_dft(fixed, last), box, last, n_most=400_000)
+    spectrum = spline_spectrum(_whitened_volume(moving, last), last + 1, degree=3)
+    start = lattice.correlation(lattice.moved(spectrum, np.eye(3), np.zeros(3), inverted=False))
+    found = _refine(_Pose(np.eye(3), np.zeros(3), False, start), lattice, spectrum, n_steps=8)
+    return Superposition(
+        rotation=torch.from_numpy(found.rotation),
+        shift=torch.from_numpy(found.shift[::-1].copy()) * pixel_size,
+        mirrored=False,
+        correlation=found.score,
+        correlation_other_hand=math.nan,
+        resolution=box * pixel_size / last,
+        pixel_size=pixel_size,
+    )
+
+
 def map_diameter(volume: Tensor, pixel_size: float) -> float:
     """Twice the largest distance of the density from its centroid in Å (98 % of it)."""
     found = find_mask(volume, pixel_size, lowpass_resolution=max(20.0, 4 * pixel_size), extend=0.0, edge=0.0)

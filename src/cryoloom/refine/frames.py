@@ -16,11 +16,15 @@ from cryoloom.em.gauss_newton import PosePriors, refine_poses
 from cryoloom.em.images import ImageSource
 from cryoloom.em.noise import NoiseModel
 from cryoloom.em.poses import Candidates, PoseTable, best_of
+from cryoloom.fourier import fourier_crop
 from cryoloom.fourier.slices import PaddedSpectrum
 from cryoloom.geometry import axis_angle_to_matrix, matrix_to_axis_angle
+from cryoloom.maps.superpose import superpose_near
 
 SAME_OPTIMUM = 9.0
 """Largest squared distance, in squared standard errors per coordinate, between two fits of the same optimum."""
+LEAST_LIKENESS = 0.7
+"""Correlation of the map and the reference of the start, at its resolution, from which they show the same particle."""
 FEWEST = 20
 """Particles that must have stayed in their optimum before anything is said of the frames."""
 
@@ -166,6 +170,44 @@ def join_frames(frames: Frames, half: np.ndarray, rotation: np.ndarray, shift_px
         by = axis_angle_to_matrix(torch.from_numpy(part * frames.turn)).numpy()
         rotation[mine] = by @ rotation[mine]
         shift_px[mine] += (rotation[mine].transpose(0, 2, 1)[:, :2] @ (part * frames.shift_px))[:, ::-1]
+
+
+def frame_of_start(
+    volumes: list[torch.Tensor], origin: torch.Tensor, field: float, lowpass: float, symmetry: str
+) -> Frames:
+    """From the frame of half 1 and 2, which share one, to that of the reference of the start.
+
+    A map without symmetry may drift while it is refined, by about a degree where images are little more than noise.
+    Both maps are sure at the resolution of the start; laid on each other there, the drift is seen and taken back, so
+    that the result lies where the reference lay. Zeros where the maps do not show the same particle.
+
+    Parameters
+    ----------
+    volumes
+        References of the last iteration.
+    origin
+        Reference of the start, in a box of its own over the same field.
+    field, lowpass
+        Side of the boxes, and resolution of the start, Å.
+    """
+    free = _free_directions(symmetry)
+    none = Frames(np.zeros(3), np.zeros(3))
+    if not free.shape[1]:
+        return none
+    box = origin.shape[0]
+    mean = torch.stack([fourier_crop(v, (box, box, box)) for v in volumes]).mean(0)
+    found = superpose_near(origin, mean, field / box, resolution=lowpass)
+    if found.correlation < LEAST_LIKENESS:
+        return none
+    onto = free @ free.T
+    turn = onto @ matrix_to_axis_angle(found.rotation[None])[0].numpy()
+    return Frames(turn, onto @ found.shift.numpy()[::-1] / (field / box))
+
+
+def lay_in_frame(frames: Frames, scale: float, rotation: np.ndarray, shift_px: np.ndarray) -> None:
+    """Bring all poses to another frame, in place; `scale` is what a voxel of the frames is in pixels."""
+    rotation[:] = axis_angle_to_matrix(torch.from_numpy(frames.turn)).numpy() @ rotation
+    shift_px[:] -= (rotation.transpose(0, 2, 1)[:, :2] @ (scale * frames.shift_px))[:, ::-1]
 
 
 def _free_directions(symmetry: str) -> np.ndarray:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+from torch import Tensor
 
 from cryoloom.contract import Executor
 from cryoloom.em.accumulate import accumulate
@@ -19,14 +20,14 @@ from cryoloom.em.halves import prepare_references
 from cryoloom.em.images import ImageSource
 from cryoloom.em.noise import estimate_noise
 from cryoloom.em.poses import Candidates, PoseTable, best_of, join_candidates, posterior_of
-from cryoloom.em.reliability import fitting_share, gain_ratio
+from cryoloom.em.reliability import fitting_share, gain_ratio, right_share, wrong_level
 from cryoloom.em.spread import spread_modes
 from cryoloom.em.survivors import normalise_scale, survivors, take_best
-from cryoloom.refine.frames import Fit, join_frames, look_across, widen_errors
+from cryoloom.refine.frames import Fit, frame_of_start, join_frames, lay_in_frame, look_across, widen_errors
 from cryoloom.refine.marginal import ask_whether_weak, iterate_marginal
 from cryoloom.refine.next_maps import meets, next_maps, parts_to_sum
 from cryoloom.refine.plan import Plan
-from cryoloom.refine.searches import equal_poses, global_candidates, grid_radius_of, safety_net, wants_global
+from cryoloom.refine.searches import equal_poses, global_candidates, grid_radius_of, promising, safety_net, wants_global
 from cryoloom.refine.state import Outcome, State, clip_radius
 
 STILL = 0.1
@@ -69,6 +70,7 @@ def iterate(
     side = meets(state, len(references))
     fit = Fit(source, references, side, noise, executor, priors, largest_turn)
     before = poses.rotation.copy()
+    wrong = _wrong_before(state)
 
     if do_global:
         grid_radius = grid_radius_of(source, state, plan)
@@ -87,9 +89,14 @@ def iterate(
             candidates = join_candidates([candidates, poses.candidates(known)])
         n_global += 1
         middle = min(radius, max(grid_radius, radius // 2))
+        if state.weak:
+            candidates = promising(fit, candidates, middle, plan.symmetry)
         candidates = fit(candidates, middle, 5)
-        candidates = survivors(candidates, 6 if plan.soft else 2, 1e-3, plan.symmetry)
+        candidates = survivors(candidates, 6 if plan.soft else 2, 0.0 if state.weak else 1e-3, plan.symmetry)
         candidates = fit(candidates, radius, 5)
+        if state.weak:
+            half = poses.half[candidates.row]
+            wrong = [wrong_level(candidates.select(half == h), plan.symmetry) for h in (1, 2)]
     else:
         candidates = state.modes if state.modes is not None else poses.candidates(rows)
         if plan.relax is not None and state.iteration < RELAXED:
@@ -97,7 +104,7 @@ def iterate(
         candidates = fit(candidates, radius, 5)
     net = not do_global and not plan.local and state.n_global > 0 and (state.last or not state.rescued)
     if net:
-        candidates, rescued = safety_net(source, references, poses, candidates, fit, plan, executor, noise, radius)
+        candidates, rescued = safety_net(source, references, state, candidates, fit, plan, executor)
         notes["rescued"] = float(rescued)
     candidates = survivors(candidates, 6 if plan.soft else 1, 1e-3, plan.symmetry)
     share = posterior_of(candidates)
@@ -110,8 +117,10 @@ def iterate(
     fitting = np.ones(len(rows))
     if state.iteration > 0:
         for h in (1, 2):
-            mine = poses.half == h
-            fitting[mine] = fitting_share(gain_ratio(poses.log_likelihood[mine], poses.expected_gain[mine]))
+            fitting[poses.half == h] = _share_that_fits(poses, h, wrong[h - 1])
+    for h, level in enumerate(wrong, 1):
+        if level is not None:
+            notes[f"wrong_gain_{h}"], notes[f"wrong_gain_spread_{h}"] = level
     notes["fitting"] = float(fitting.mean())
     notes["moved_deg"] = float(np.rad2deg(np.median(poses.moved)))
     # junk moves for ever: only particles that fit tell whether the poses have settled
@@ -134,6 +143,8 @@ def iterate(
     noise = estimate_noise(source, references, replace(poses, half=side), rows, noise, executor, radius=radius)
     if references[0] is not references[1]:
         _settle_frames(fit, poses, candidates, fitting, plan, notes, everyone=last)
+    if last and state.origin is not None:
+        _return_to_start(state.origin, volumes, field_, source.box, plan, poses, candidates)
     # the map of a weak set grows slowly, and its folds are many
     ahead = max(radius + 5, 1.2 * radius) if state.weak else max(radius + 10, 1.5 * radius)
     reach = source.points.radius if last else clip_radius(source, ahead)
@@ -147,7 +158,9 @@ def iterate(
     notes["resolution"] = field_ / max(pair.radius, 1)
     rim = float(np.median(poses.moved)) * 0.5 * plan.diameter  # Å by which the rim of most particles moved
     slow = next_radius <= max(radius + 1, 1.05 * radius)
-    settled = next_radius <= radius or (slow and rim < STILL * notes["resolution"])
+    still = rim < STILL * notes["resolution"]
+    # a weak set goes on improving where its resolution stands: better poses make a better reference, a little at a time
+    settled = slow and still if state.weak else next_radius <= radius or (slow and still)
     state = replace(
         state,
         iteration=state.iteration + 1,
@@ -173,6 +186,21 @@ def iterate(
     return state, Outcome(halves, pair, state)
 
 
+def _wrong_before(state: State) -> list[tuple[float, float] | None]:
+    """What the last search of a weak set found that wrong poses gain, by half."""
+    notes = state.history[-1] if state.history else {}
+    return [
+        (notes[f"wrong_gain_{h}"], notes[f"wrong_gain_spread_{h}"]) if f"wrong_gain_{h}" in notes else None
+        for h in (1, 2)
+    ]
+
+
+def _share_that_fits(poses: PoseTable, half: int, wrong: tuple[float, float] | None) -> np.ndarray:
+    """Probability that each particle of a half fits its map at all."""
+    gain, expected = (column[poses.half == half] for column in (poses.log_likelihood, poses.expected_gain))
+    return right_share(gain, wrong) if wrong is not None else fitting_share(gain_ratio(gain, expected))
+
+
 def _settle_frames(
     fit: Fit,
     poses: PoseTable,
@@ -195,6 +223,15 @@ def _settle_frames(
     notes["frames_px"] = float(np.linalg.norm(frames.shift_px))
     join_frames(frames, poses.half, poses.rotation, poses.shift_px)
     join_frames(frames, poses.half[candidates.row], candidates.rotation, candidates.shift_px)
+
+
+def _return_to_start(
+    origin: Tensor, volumes: list[Tensor], field_: float, full: int, plan: Plan, poses: PoseTable, modes: Candidates
+) -> None:
+    """Poses back to the frame of the reference that the refinement began with."""
+    frames = frame_of_start(volumes, origin, field_, plan.initial_lowpass, plan.symmetry)
+    for rotation, shift_px in ((poses.rotation, poses.shift_px), (modes.rotation, modes.shift_px)):
+        lay_in_frame(frames, full / origin.shape[0], rotation, shift_px)
 
 
 def _given_shift(source: ImageSource) -> np.ndarray | None:

@@ -7,8 +7,7 @@ import numpy as np
 from cryoloom.contract import Executor
 from cryoloom.em.branch_and_bound import search_by_bound, search_tree
 from cryoloom.em.images import ImageSource
-from cryoloom.em.noise import NoiseModel
-from cryoloom.em.poses import Candidates, PoseTable, best_of, join_candidates
+from cryoloom.em.poses import Candidates, best_of, join_candidates
 from cryoloom.em.reliability import gain_ratio
 from cryoloom.em.search import search_directions, search_poses, shift_grid
 from cryoloom.em.survivors import survivors
@@ -19,6 +18,9 @@ from cryoloom.refine.marginal import shift_reach
 from cryoloom.refine.next_maps import meets
 from cryoloom.refine.plan import Plan
 from cryoloom.refine.state import State
+
+CANDIDATES, CANDIDATES_WEAK = 4, 48
+"""Poses of the grid that are kept per particle; of images that are mostly noise the right one is rarely at the top."""
 
 
 def wants_global(state: State, plan: Plan) -> bool:
@@ -63,6 +65,7 @@ def global_candidates(
     if state.weak:  # a pose that is wrong says nothing of the shift
         reach, centre = max(shift_reach(state, plan, source.pixel_size), step), np.zeros_like(centre)
     n_side = (4, 4, 6)[_stage(state)]
+    top = CANDIDATES_WEAK if state.weak else CANDIDATES
     if plan.search == "branch":
         found, _ = search_by_bound(
             source,
@@ -74,7 +77,7 @@ def global_candidates(
             n_rings=n_rings,
             grids=search_tree(2 * n_side, plan.symmetry, reach, step),
             centre_px=centre,
-            top=4,
+            top=top,
         )
         return found
     return search_poses(
@@ -88,51 +91,61 @@ def global_candidates(
         rotations=search_directions(n_side, plan.symmetry),
         shifts_px=shift_grid(reach, step),
         centre_px=centre,
-        top=4,
+        top=top,
         dtype=plan.dtype,
     )
+
+
+def promising(fit: Fit, candidates: Candidates, radius: int, symmetry: str) -> Candidates:
+    """Of many poses of a grid those that a short fit leaves in question."""
+    return survivors(fit(candidates, radius, 2), 12, 1e-4, symmetry)
 
 
 def safety_net(
     source: ImageSource,
     references: list[PaddedSpectrum],
-    poses: PoseTable,
+    state: State,
     candidates: Candidates,
     fit: Fit,
     plan: Plan,
     executor: Executor,
-    noise: NoiseModel,
-    radius: int,
 ) -> tuple[Candidates, int]:
     """Search the worst again over all poses and all shifts; keep what has the better likelihood.
 
-    The worst are a tenth of the particles, or all that lie two standard deviations below the bulk (at most 40 %):
-    junk must not crowd out the lost.
+    The worst are a tenth of the particles (of a weak set a quarter, to more detail than all were searched with), or all
+    that lie two standard deviations below the bulk (at most 40 %): junk must not crowd out the lost.
     """
+    weak = state.weak
+    reach = shift_reach(state, plan, source.pixel_size) if weak else plan.shift_range / source.pixel_size
     best = candidates.select(best_of(candidates, candidates.log_likelihood))
     assert best.information is not None
     ratio = gain_ratio(best.log_likelihood, 0.5 * best.information[:, 5, 5])
     middle = np.median(ratio)
     spread = np.median(np.abs(ratio[ratio > middle] - middle)) * 1.4826
-    n_worst = int(np.clip((ratio < middle - 2.0 * spread).sum(), 0.1 * len(ratio), 0.4 * len(ratio)))
+    radius = state.radius
+    least = 0.25 if weak else 0.1
+    n_worst = int(np.clip((ratio < middle - 2.0 * spread).sum(), least * len(ratio), 0.4 * len(ratio)))
     worst = best.row[np.argsort(ratio, kind="stable")[: max(1, n_worst)]]
-    n_rings = int(np.clip(round(11.0 * source.field / plan.diameter), 4, radius))
-    step = float(np.clip(0.15 * source.field / n_rings / source.pixel_size, 1.0, 4.0))
+    n_rings = int(np.clip(round((21.0 if weak else 11.0) * source.field / plan.diameter), 4, radius))
+    step = float(np.clip((0.2 if weak else 0.15) * source.field / n_rings / source.pixel_size, 1.0, 4.0))
     found = search_poses(
         source,
         references,
         fit.half,
         worst,
-        noise,
+        state.noise,
         executor,
         n_rings=n_rings,
-        rotations=search_directions(5, plan.symmetry),
-        shifts_px=shift_grid(plan.shift_range / source.pixel_size, step),
-        top=8,
+        rotations=search_directions(8 if weak else 5, plan.symmetry),
+        shifts_px=shift_grid(reach, step),
+        top=16 if weak else 8,
         dtype=plan.dtype,
     )
     found = replace(found, scale=np.ones(len(found)))
-    found = fit(found, min(radius, max(n_rings, radius // 2)), 5)
+    middle = min(radius, max(n_rings, radius // 2))
+    if weak:
+        found = promising(fit, found, middle, plan.symmetry)
+    found = fit(found, middle, 5)
     found = fit(survivors(found, 2, 1e-3, plan.symmetry), radius, 8)
     old = best.log_likelihood[np.searchsorted(best.row, found.row)]
     better = np.unique(found.row[found.log_likelihood > old + 1.0])

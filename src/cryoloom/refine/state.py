@@ -13,7 +13,8 @@ from cryoloom.em.halves import HalfPair, ball_mask
 from cryoloom.em.images import ImageSource
 from cryoloom.em.noise import NoiseModel, estimate_image_power
 from cryoloom.em.poses import Candidates, PoseTable, empty_poses
-from cryoloom.em.solve import SolvableSums
+from cryoloom.em.solve import SolvableSums, box_for_radius
+from cryoloom.fourier import fourier_crop
 from cryoloom.refine.plan import Plan
 
 
@@ -39,6 +40,8 @@ class State:
         Noise spectra.
     volumes
         Reference volume of each half, or of each fold of the first half and then of the second.
+    origin
+        The reference of the start, in a box just large enough: the result keeps its frame. None: the frame is free.
     finished, last, rescued
         Whether the schedule has ended; whether the next iteration is the last; whether the safety net was out.
     weak
@@ -59,6 +62,7 @@ class State:
     modes: Candidates | None
     noise: NoiseModel
     volumes: list[Tensor]
+    origin: Tensor | None = None
     finished: bool = False
     last: bool = False
     rescued: bool = False
@@ -101,7 +105,14 @@ def begin(source: ImageSource, reference: Tensor, half: np.ndarray, plan: Plan, 
         modes=None,
         noise=estimate_image_power(source, executor, rows),
         volumes=[volume, volume],
+        origin=None if plan.local else _shrunk(volume, clip_radius(source, source.field / plan.initial_lowpass, low=4)),
     )
+
+
+def _shrunk(volume: Tensor, radius: int) -> Tensor:
+    """The volume in the smallest box that holds its shells up to `radius`."""
+    box = box_for_radius(radius + 1, volume.shape[0])
+    return fourier_crop(volume, (box, box, box))
 
 
 def clip_radius(source: ImageSource, radius: float, low: int = 4) -> int:
@@ -118,6 +129,8 @@ def save_state(path: Path, state: State) -> None:
             "modes_row": m.row, "modes_rotation": m.rotation, "modes_shift_px": m.shift_px, "modes_scale": m.scale,
             "modes_reference": m.reference, "modes_log_likelihood": m.log_likelihood, "modes_posterior": m.posterior,
         }  # fmt: skip
+    if state.origin is not None:
+        columns["origin"] = state.origin.numpy()
     columns |= {f"curve_{i}": c for i, c in enumerate(state.curves)}
     numbers = np.array(
         [
@@ -165,6 +178,7 @@ def load_state(path: Path) -> State:
         modes,
         NoiseModel(data["noise"]),
         [torch.from_numpy(v) for v in data["volumes"]],
+        torch.from_numpy(data["origin"]) if "origin" in data else None,
         bool(finished),
         bool(last),
         bool(rescued),
