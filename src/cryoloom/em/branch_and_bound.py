@@ -37,7 +37,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from cryoloom.contract import Executor
@@ -109,7 +109,7 @@ def search_by_bound(
     grids: list[PoseGrid],
     centre_px: np.ndarray | None = None,
     top: int = 4,
-    miss: float = float(norm.sf(4.5)),
+    miss: float = float(ndtr(-4.5)),
 ) -> tuple[Candidates, SearchCount]:
     """Best poses of each row on the finest grid, found without looking at most of it.
 
@@ -141,7 +141,7 @@ def search_by_bound(
     for reference in references:
         samples = [extract_points(reference, grid.rotations, plan.points) for grid in grids]
         trees.append(build_tree(plan, grids, samples, typical))
-    z = float(norm.isf(miss))
+    z = -float(ndtri(miss))
     rows = np.sort(np.asarray(rows, np.int64))
     centre = np.zeros((len(source), 2)) if centre_px is None else centre_px
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import chi2
+from scipy.special import chdtri
 
 from cryoloom.contract import Executor
 from cryoloom.em.images import ImageChunk, ImageSource
@@ -224,7 +224,7 @@ def pose_radii(information: np.ndarray, share: float = 0.95) -> tuple[np.ndarray
         values = np.clip(np.linalg.eigvalsh(covariance[:, part, part]), 0.0, None)
         total, square = values.sum(1), (values**2).sum(1)
         degrees = total**2 / np.maximum(square, 1e-300)
-        radii.append(np.minimum(np.sqrt(square / np.maximum(total, 1e-300) * chi2.ppf(share, degrees)), largest))
+        radii.append(np.minimum(np.sqrt(square / np.maximum(total, 1e-300) * chdtri(degrees, 1.0 - share)), largest))
     return radii[0], radii[1]
 
 

@@ -7,7 +7,7 @@ form a second, lower population. Two Gaussians with a common origin in the data 
 
 import numpy as np
 import torch
-from scipy.stats import gaussian_kde, norm
+from scipy.ndimage import gaussian_filter1d
 
 from cryoloom.em.poses import Candidates, best_of, group_starts
 from cryoloom.geometry import pose_distance
@@ -101,11 +101,16 @@ def right_share(log_likelihood: np.ndarray, wrong: tuple[float, float]) -> np.nd
     """
     mean, spread = wrong
     share = min(2.0 * float(np.mean(log_likelihood < mean)), 1.0)
-    some = log_likelihood[:: max(1, len(log_likelihood) // 5000)]
-    if share == 0.0 or np.ptp(some) == 0.0:
+    low, high = log_likelihood.min(), log_likelihood.max()
+    if share == 0.0 or low == high:
         return np.ones(len(log_likelihood))
-    grid = np.linspace(log_likelihood.min(), log_likelihood.max(), 200)
-    density = np.maximum(gaussian_kde(some)(grid), 1e-12)
-    right = np.clip(1.0 - share * norm.pdf(grid, mean, spread) / density, 0.0, 1.0)
+    counts, edges = np.histogram(log_likelihood, 256, (low - spread, high + spread))
+    grid, step = 0.5 * (edges[1:] + edges[:-1]), edges[1] - edges[0]
+    quartiles = np.subtract(*np.quantile(log_likelihood, [0.75, 0.25])) / 1.34
+    width = 0.9 * min(log_likelihood.std(), quartiles) * len(log_likelihood) ** -0.2  # Silverman's rule
+    width = max(width, 0.3 * spread)
+    density = gaussian_filter1d(counts / (len(log_likelihood) * step), width / step, mode="constant")
+    wrongly = np.exp(-0.5 * ((grid - mean) / spread) ** 2) / (spread * np.sqrt(2 * np.pi))
+    right = np.clip(1.0 - share * wrongly / np.maximum(density, 1e-12), 0.0, 1.0)
     right[grid < mean] = np.minimum(right[grid < mean], right[np.searchsorted(grid, mean) - 1])
     return np.interp(log_likelihood, grid, np.maximum.accumulate(right))

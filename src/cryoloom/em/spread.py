@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from scipy.stats import norm, qmc
+from scipy.special import ndtri
 
 from cryoloom.em.poses import Candidates
 from cryoloom.geometry import axis_angle_to_matrix
@@ -18,7 +18,8 @@ from cryoloom.geometry import axis_angle_to_matrix
 
 def normal_points(n: int, dimensions: int) -> np.ndarray:
     """An even number of points with the mean and variances of a standard normal distribution, `(n, dimensions)`."""
-    half = norm.ppf(qmc.Sobol(dimensions, seed=1).random(n // 2))
+    even = torch.quasirandom.SobolEngine(dimensions, scramble=True, seed=1).draw(n // 2, dtype=torch.float64)
+    half = ndtri(even.numpy())
     points = np.concatenate([half, -half])
     return points / np.sqrt((points**2).mean(0))
 
