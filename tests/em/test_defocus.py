@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from cryoloom.em import ImageSource, NoiseModel, defocus_shows, empty_poses, fit_defocus
+from cryoloom.em import ImageSource, NoiseModel, defocus_shows, empty_poses, estimate_noise, fit_defocus
 from cryoloom.fourier.slices import prepare_volume
 
 
@@ -40,3 +40,21 @@ def test_images_take_up_a_new_defocus_cached_or_not(simulated, executor):
         quarter = source.ctf_at(rows, torch.tensor([3.0]), torch.tensor([4.0]), extra_phase=np.pi / 2)
         value = source.ctf_at(rows, torch.tensor([3.0]), torch.tensor([4.0]))
         np.testing.assert_allclose(value**2 + quarter**2, 1.0, atol=1e-5)
+
+
+def test_shells_that_the_reference_lacks_are_not_asked_for(simulated, executor):
+    data = simulated(40, seed=22)
+    source = data.source()
+    poses = empty_poses(40, data.truth.half)
+    poses.rotation[:], poses.shift_px[:] = data.truth.rotation, data.truth.shift / data.pixel_size
+    noise = NoiseModel(np.full((1, source.points.radius + 1), (data.noise_sigma * data.box) ** 2))
+    rows, low = np.arange(40), [prepare_volume(data.volume, 10)]
+    for far, near in (
+        (fit_defocus(source, low, poses, rows, noise, executor, radius=r) for r in (source.points.radius, 10)),
+        (
+            [estimate_noise(source, low, poses, rows, noise, executor, radius=r).power]
+            for r in (source.points.radius, 10)
+        ),
+    ):
+        for a, b in zip(far, near, strict=True):
+            np.testing.assert_array_equal(a, b)

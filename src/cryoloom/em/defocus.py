@@ -22,7 +22,7 @@ from cryoloom.em.images import ImageSource
 from cryoloom.em.kernels import ring_sums_kernel
 from cryoloom.em.noise import NoiseModel
 from cryoloom.em.poses import PoseTable
-from cryoloom.fourier.slices import PaddedSpectrum
+from cryoloom.fourier.slices import PaddedSpectrum, reach
 from cryoloom.optics import electron_wavelength
 
 RINGS_PER_PIXEL = 4
@@ -58,6 +58,7 @@ def fit_defocus(
     spread
         Standard deviation of the prior, Å.
     """
+    radius = min(radius, reach(references))
     points = source.points
     n_points = points.count(radius)
     tables = noise.point_weights(points, 2.0)

@@ -18,7 +18,7 @@ from cryoloom.em.images import ImageChunk, ImageSource
 from cryoloom.em.kernels import fit_poses_kernel
 from cryoloom.em.noise import NoiseModel
 from cryoloom.em.poses import Candidates
-from cryoloom.fourier.slices import PaddedSpectrum
+from cryoloom.fourier.slices import PaddedSpectrum, reach
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def refine_poses(
     """
     priors = priors or PosePriors()
     tables = noise.point_weights(source.points, 2.0)
-    radius = min(radius, min(r.radius for per_half in references for r in _as_list(per_half)))
+    radius = min(radius, reach(references))
 
     def work(rows: np.ndarray) -> tuple[np.ndarray, Candidates]:
         first, last = np.searchsorted(candidates.row, [rows[0], rows[-1] + 1])

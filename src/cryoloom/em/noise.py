@@ -15,7 +15,7 @@ from cryoloom.em.images import ImageSource
 from cryoloom.em.kernels import residual_power_kernel
 from cryoloom.em.points import PlanePoints
 from cryoloom.em.poses import PoseTable
-from cryoloom.fourier.slices import PaddedSpectrum
+from cryoloom.fourier.slices import PaddedSpectrum, reach
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ def estimate_noise(
     radius: int,
     largest_number: int = 600,
 ) -> NoiseModel:
-    """Noise from the residuals within `radius`; beyond it the spectrum of `before` is kept."""
+    """Noise from the residuals within `radius`, at most what the references reach; beyond, `before` is kept."""
+    radius = min(radius, reach(references))
     rows = _sample(rows, source.noise_group, largest_number)
     points = source.points
     n_points, n_shells = points.count(radius), points.radius + 1

@@ -16,7 +16,7 @@ from cryoloom.contract import Executor
 from cryoloom.em.images import ImageChunk, ImageSource
 from cryoloom.em.noise import NoiseModel
 from cryoloom.em.points import PlanePoints
-from cryoloom.fourier.slices import PaddedSpectrum, extract_points
+from cryoloom.fourier.slices import PaddedSpectrum, extract_points, reach
 
 
 def centring_phases(points: PlanePoints, n_points: int, shift_px: np.ndarray) -> torch.Tensor:
@@ -71,7 +71,7 @@ def slice_products(
     cross, gram
         `(m, q)` and `(m, q, q)` float64.
     """
-    radius = min(radius, min(s.radius for per_fold in spectra for s in per_fold))
+    radius = min(radius, reach(spectra))
     n_points = source.points.count(radius)
     points = source.points.points(radius)
     root = np.sqrt(noise.point_weights(source.points, 2.0))

@@ -51,6 +51,11 @@ class PaddedSpectrum:
         return self.values.shape[-3] // 2
 
 
+def reach(references: Sequence[PaddedSpectrum] | Sequence[Sequence[PaddedSpectrum]]) -> int:
+    """Largest radius at which slices can be taken of all references: one per half, or one per half and class."""
+    return min(s.radius for r in references for s in ([r] if isinstance(r, PaddedSpectrum) else r))
+
+
 def largest_radius(box: int) -> int:
     """Largest slice radius of a box, in Fourier pixels: one shell below Nyquist."""
     return max((box - 2) // 2, 0)
