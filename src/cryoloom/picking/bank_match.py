@@ -26,6 +26,9 @@ from cryoloom.picking.peaks import background_level, find_peaks
 _PIXELS = 16_384  # pixels whose scores are computed at a time
 _PASSES = 3
 _SUBTRACTED = 4.0  # standard deviations of the background: weaker peaks stay
+_UNMOVED = (
+    0.05  # standard deviations of noise: scores that subtraction cannot have moved by more are not computed again
+)
 
 
 @dataclass(frozen=True)
@@ -77,16 +80,24 @@ class BankMatch:
         self._deviation = noise.clamp_min(1e-20).sqrt()
         self._coefficients = self._templates / self._deviation[:, None]
         self._answer = answer / self._deviation  # score of the template itself, in strength 1
+        self._longest = float(self._coefficients.norm(dim=1).max())
+        n = self._maps.shape[1]
+        self._best, self._worst = self._maps.new_empty(n), self._maps.new_empty(n)
+        self._moved = self._maps.new_full((n,), float("inf"))  # at most, since the best were computed
 
     def best(self) -> tuple[Tensor, Tensor]:
-        """Best score at each pixel, and the best of the inverted micrograph, `(h, w)`."""
-        h, w = self._spectrum.image_shape
-        best, worst = self._maps.new_empty(h * w), self._maps.new_empty(h * w)
-        for start in range(0, h * w, _PIXELS):
-            values = self._coefficients @ self._maps[:, start : start + _PIXELS]
-            torch.amax(values, 0, out=best[start : start + _PIXELS])
-            torch.amin(values, 0, out=worst[start : start + _PIXELS])
-        return best.reshape(h, w), -worst.reshape(h, w)
+        """Best score at each pixel, and the best of the inverted micrograph, `(h, w)`.
+
+        Pixels where subtraction has moved no score by more than `_UNMOVED` keep what they had.
+        """
+        (stale,) = torch.nonzero(self._moved > _UNMOVED, as_tuple=True)
+        for start in range(0, len(stale), _PIXELS):
+            here = stale[start : start + _PIXELS]
+            values = self._coefficients @ self._maps[:, here]
+            self._best[here], self._worst[here] = values.amax(0), values.amin(0)
+        self._moved[stale] = 0.0
+        shape = self._spectrum.image_shape
+        return self._best.reshape(shape).clone(), -self._worst.reshape(shape)
 
     def best_template(self, pixel: np.ndarray) -> np.ndarray:
         """Row of the bank that fits best at each of some pixels yx, `(n,)`."""
@@ -113,8 +124,12 @@ class BankMatch:
         inner = picture[reach - cut : reach + h + cut, reach - cut : reach + w + cut]
         padded[m - cut : m + h + cut, m - cut : m + w + cut] = inner
         model = rfftn(padded, 2) * spectrum.ctf * spectrum.weight
+        squared = torch.zeros_like(self._moved)
         for i, component in enumerate(self._components):
-            self._maps[i] -= self._correlate(model, self._transform(component)).reshape(-1)
+            change = self._correlate(model, self._transform(component)).reshape(-1)
+            self._maps[i] -= change
+            squared.addcmul_(change, change)
+        self._moved += self._longest * squared.sqrt()  # by Cauchy and Schwarz
 
     def _flat(self, pixel: np.ndarray) -> Tensor:
         return torch.from_numpy(pixel[:, 0] * self._spectrum.image_shape[1] + pixel[:, 1]).to(self._maps.device)
@@ -135,7 +150,7 @@ class BankMatch:
         """`<t c, weight t c>` for all templates, per pixel of the spectrum's grid squared."""
         rows = torch.view_as_real(seen * weight.reshape(-1).sqrt()).reshape(len(seen), -1)
         gram = (rows @ rows.T) / (self._spectrum.shape[0] * self._spectrum.shape[1]) ** 2
-        return torch.einsum("jk,kl,jl->j", self._templates, gram, self._templates)
+        return ((self._templates @ gram) * self._templates).sum(1)
 
 
 def match_bank(

@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from cryoloom.picking.exclusion import grow_mask
+from cryoloom.picking.exclusion import fill_excluded, grow_mask
 from cryoloom.picking.finders import LOWEST, Finder
 from cryoloom.picking.peaks import find_peaks
 from cryoloom.picking.prepare import Prepared
@@ -29,6 +29,7 @@ _SCALES = (0.2, 0.5, 1.2)  # core diameters, of local means
 _RIM = 0.15  # core diameters around masks, blurred by their edges
 _LEAST_SEEN = 0.05  # of the weight of a local mean
 _VARIANCE_SCALES = (0.35, 1.0)  # core diameters, of local variances
+_LIMIT = 4.0  # robust deviations of a pixel, in variances
 
 
 @dataclass(frozen=True)
@@ -201,10 +202,17 @@ def cluster(peaks: Sequence[tuple[np.ndarray, np.ndarray]], reach_px: float) -> 
 
 
 class _Looks:
-    """Maps of local statistics of a micrograph, in units of its own robust deviation; what is masked does not count."""
+    """Maps of local statistics of a micrograph, in units of its own robust deviation.
+
+    What is masked does not count, nor does it draw the background of places beside it. In variances no pixel counts
+    more than `_LIMIT` deviations: a particle beside the edge of a crystal, which a mask leaves over, is one still.
+    """
 
     def __init__(self, reduced: Reduced, core_px: float, excluded: Tensor | None) -> None:
-        flat = flatten_background(reduced.image, 4 * core_px, limit=1e3)
+        plain = reduced.image
+        if excluded is not None:
+            plain = fill_excluded(plain, excluded, reduced.mean_pixel_size)
+        flat = flatten_background(plain, 4 * core_px, limit=1e3)
         image = (flat / (1.4826 * flat.abs().median().clamp_min(1e-6))).cpu().numpy().astype(np.float32)
         seen = np.ones(image.shape, dtype=np.float32)
         if excluded is not None and not bool(excluded.all()):
@@ -212,7 +220,8 @@ class _Looks:
         self._means = [_local_mean(image, seen, s * core_px) for s in _SCALES]
         self._deviation = [max(1.4826 * float(np.median(np.abs(m - np.median(m)))), 1e-6) for m in self._means]
         within, around = (
-            np.log(np.maximum(_local_mean(image**2, seen, size * core_px), 1e-6)) for size in _VARIANCE_SCALES
+            np.log(np.maximum(_local_mean(np.clip(image, -_LIMIT, _LIMIT) ** 2, seen, size * core_px), 1e-6))
+            for size in _VARIANCE_SCALES
         )
         self._rough = within - around
         self._slope = np.log(np.maximum(np.hypot(*np.gradient(self._means[1])), 1e-6)) - 0.5 * around
