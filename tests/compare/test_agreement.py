@@ -99,3 +99,11 @@ def test_what_was_answered_as_one_is_decided_as_one():
     found = compare_answers("x", "Å", names(4), first, second, tolerance=1.0, groups=np.array([0, 0, 1, 1]))
     assert found.disagree.tolist() == [True, False, False, False]
     np.testing.assert_allclose(found.consensus, [1.0, 1.0, 1.1, 1.1])
+
+
+def test_what_a_method_would_not_stand_by_is_in_dispute_wherever_the_answers_lie():
+    first = Answers("a", np.array([1.0, 1.0]), np.full(2, 0.1))
+    second = Answers("b", np.array([1.2, 1.2]), np.full(2, 0.1))
+    found = compare_answers("x", "Å", names(2), first, second, tolerance=1.0, unsure=np.array([True, False]))
+    assert found.disagree.tolist() == [True, False]
+    np.testing.assert_allclose(found.consensus, [1.1, 1.1])

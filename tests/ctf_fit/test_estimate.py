@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from cryoloom.ctf_fit.demodulation import demodulate_ctf
 from cryoloom.ctf_fit.estimate import estimate_image_ctf
 from cryoloom.ctf_fit.model import Beam
 from cryoloom.ctf_fit.picture import ring_picture
@@ -57,6 +58,22 @@ def test_noise_without_rings_is_known_as_such():
     rng = np.random.default_rng(5)
     gains = [estimate(rng.standard_normal((768, 768)).astype(np.float32)).gain for _ in range(4)]
     assert max(gains) < MIN_GAIN
+
+
+def test_faint_rings_do_not_lead_out_of_the_range():
+    where = SearchRange(5_000.0, 20_000.0, 600.0)
+    for seed in range(3):
+        noise = np.random.default_rng(seed).standard_normal((512, 512), dtype=np.float32)
+        for found in (estimate(noise, where=where), demodulate_ctf(torch.from_numpy(noise), 1.5, BEAM, where)):
+            assert where.holds(found.defocus.as_array())
+
+
+def test_the_nearest_ctf_of_a_range_keeps_its_direction():
+    where = SearchRange(5_000.0, 20_000.0, 1_000.0)
+    assert where.holds(np.array([9_000.0, 300.0, -400.0, 0.3]))
+    assert not where.holds(np.array([9_000.0, 600.0, -800.0, 0.3]))
+    near = where.inside(np.array([99_000.0, 600.0, -800.0, 0.3]))
+    np.testing.assert_allclose(near, [20_050.0, 300.0, -400.0, 0.3])
 
 
 def test_a_phase_shift_is_fitted_with_the_defocus(micrograph):

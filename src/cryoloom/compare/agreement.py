@@ -55,7 +55,7 @@ class Comparison:
     distance
         Between the two answers of each item, `(n,)`; NaN where one is missing.
     disagree
-        Items whose distance exceeds the tolerance or that one method could not answer, `(n,)` bool.
+        Items whose distance exceeds the tolerance, or that one method could not answer or not for sure, `(n,)` bool.
     consensus
         Like the values, `(n,)` or `(n, m)`.
     error
@@ -88,6 +88,7 @@ def compare_answers(
     distance: np.ndarray | None = None,
     margin: float = 0.0,
     groups: np.ndarray | None = None,
+    unsure: np.ndarray | None = None,
 ) -> Comparison:
     """Hold the answers of two methods together.
 
@@ -112,6 +113,9 @@ def compare_answers(
     groups
         Number of the group of each item, `(n,)` int. Items of one group were answered and are supported as one (frames
         of a movie): where the support decides one of them it decides them all. None: each item by itself.
+    unsure
+        Items for which a method would not stand by its own answer, `(n,)` bool: they count as disagreement, wherever
+        the answers lie.
 
     Raises
     ------
@@ -159,7 +163,7 @@ def compare_answers(
         relative=relative,
         tolerance=tolerance,
         distance=apart,
-        disagree=disagree,
+        disagree=disagree if unsure is None else disagree | np.asarray(unsure, bool),
         consensus=np.exp(together) if relative else together,
         error=error,
     )

@@ -2,7 +2,9 @@
 
 The methods are `ctf_fit.estimate` and `ctf_fit.demodulation`; they share the image and nothing else. What is compared
 are the three numbers that make the phase of the CTF: mean defocus and both components of astigmatism. Where the
-methods disagree, the answer that leaves less unexplained in both spectra together is taken.
+methods disagree by more than their errors explain, the answer for which both spectra together have more evidence is
+taken. Micrographs in which rings hardly show count as disagreement, as they are left out by `ctf`: there both methods
+may fall for the same noise.
 """
 
 import dataclasses
@@ -16,17 +18,21 @@ from cryoloom.compare.agreement import Answers, Comparison, compare_answers
 from cryoloom.compare.settings import COMPARE_CTF, CompareCtfSettings
 from cryoloom.compare.show import show_comparison
 from cryoloom.contract import Run, WorkFailed, stage
-from cryoloom.ctf_fit.demodulation import demodulate_ctf, gain_at
+from cryoloom.ctf_fit.demodulation import demodulate_ctf, evidence_at
 from cryoloom.ctf_fit.estimate import estimate_image_ctf
 from cryoloom.ctf_fit.fit import fit_at
 from cryoloom.ctf_fit.model import Beam, Defocus
 from cryoloom.ctf_fit.profile import RingProfile
 from cryoloom.ctf_fit.search import SearchRange
 from cryoloom.ctf_fit.stage import image_path, load_image
+from cryoloom.ctf_fit.verdict import MAX_ERROR, MIN_GAIN
 from cryoloom.data import MicrographSet
 
 CORRELATION = 0.8
-"""Of the errors of the two methods, which see the same noise (0.7 to 0.9 on simulated micrographs)."""
+"""Of the errors of the two methods, which see the same noise (0.8 to 0.9 on simulated micrographs)."""
+
+EXPLAINED = 2.0
+"""Distance that errors explain, in units of both together."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +47,14 @@ class TwoCtfs:
         Standard error of one of these numbers, per method, `(2,)`.
     support
         Evidence for each answer in both spectra together, `(2,)`.
+    gain
+        Evidence of the rings over none, by the spectra of tiles (`CtfEstimate.gain`).
     """
 
     values: np.ndarray
     error: np.ndarray
     support: np.ndarray
+    gain: float
 
 
 def two_ctfs(image: Tensor, pixel_size: float, beam: Beam, where: SearchRange) -> TwoCtfs:
@@ -56,28 +65,29 @@ def two_ctfs(image: Tensor, pixel_size: float, beam: Beam, where: SearchRange) -
     support = []
     for defocus in (first.defocus, second.defocus):
         profile = RingProfile(first.rings, beam, defocus.mean)
-        tiles = fit_at(profile, defocus.as_array(), 3).gain / noise
-        support.append(tiles + gain_at(second.data, beam, defocus))
+        tiles = fit_at(profile, defocus.as_array(), 3).evidence(noise)
+        support.append(tiles + evidence_at(second.data, beam, defocus))
     covariances = (first.posterior.covariance[:3, :3], second.covariance)
     return TwoCtfs(
         np.stack([d.as_array()[:3] for d in (first.defocus, second.defocus)]),
         np.array([math.sqrt(max(float(np.trace(c)), 0.0) / 3) for c in covariances]),
         np.array(support),
+        first.gain,
     )
 
 
 def compare_ctfs(items: np.ndarray, pairs: list[TwoCtfs], tolerance: float) -> Comparison:
     """Hold both answers of all micrographs together; `tolerance` in Å."""
-    answers = [
-        Answers(
-            method,
-            np.stack([pair.values[i] for pair in pairs]),
-            np.array([pair.error[i] for pair in pairs]),
-            np.array([pair.support[i] for pair in pairs]),
-        )
-        for i, method in enumerate(("fit to spectra of tiles", "demodulated rings"))
-    ]
-    return compare_answers("defocus", "Å", items, *answers, tolerance=tolerance, correlation=CORRELATION)
+    values, error = np.stack([pair.values for pair in pairs], 1), np.stack([pair.error for pair in pairs], 1)
+    support = np.stack([pair.support for pair in pairs], 1)
+    apart = np.sqrt(((values[0] - values[1]) ** 2).mean(-1))
+    support[:, apart < EXPLAINED * np.hypot(*error)] = 0.0  # of one maximum; their mean is better than either
+    unsure = (np.array([pair.gain for pair in pairs]) < MIN_GAIN) | (error > MAX_ERROR).any(0)
+    methods = ("fit to spectra of tiles", "demodulated rings")
+    answers = [Answers(method, values[i], error[i], support[i]) for i, method in enumerate(methods)]
+    return compare_answers(
+        "defocus", "Å", items, *answers, tolerance=tolerance, correlation=CORRELATION, margin=1e-9, unsure=unsure
+    )
 
 
 @stage(COMPARE_CTF)
@@ -91,13 +101,17 @@ def compare_ctf(micrographs: MicrographSet, settings: CompareCtfSettings, run: R
         optics = micrographs.optics[int(micrographs.optics_index[i])]
         beam = Beam(optics.voltage_kv, optics.cs_mm, optics.amplitude_contrast)
         pair = two_ctfs(load_image(image_path(micrographs, i), "cpu"), optics.pixel_size, beam, where)
-        return {name: value.tolist() for name, value in dataclasses.asdict(pair).items()}
+        return {name: np.asarray(value).tolist() for name, value in dataclasses.asdict(pair).items()}
 
     found = run.each(list(range(len(micrographs))), both, key=lambda i: str(micrographs.path[i]), label="compare ctf")
     kept = np.array([result is not None for result in found], bool)
     if not kept.any():
         raise WorkFailed("No micrograph could be read; the causes are in run.log.")
-    pairs = [TwoCtfs(**{name: np.asarray(v) for name, v in result.items()}) for result in found if result is not None]
+    pairs = [
+        TwoCtfs(np.asarray(r["values"]), np.asarray(r["error"]), np.asarray(r["support"]), float(r["gain"]))
+        for r in found
+        if r is not None
+    ]
     chosen = micrographs.select(kept)
     comparison = compare_ctfs(np.asarray(chosen.path), pairs, settings.tolerance)
     show_comparison(comparison, run)

@@ -17,46 +17,21 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
-import torch
+from scipy.linalg import solve_triangular
+from scipy.optimize import nnls
 from torch import Tensor
 
 from cryoloom.ctf_fit.errors import sample_posterior
 from cryoloom.ctf_fit.model import Beam, Defocus
-from cryoloom.ctf_fit.search import SearchRange
-from cryoloom.fourier import rfftn
+from cryoloom.ctf_fit.periodogram import N_SECTORS, PolarPeriodogram, polar_periodogram
+from cryoloom.ctf_fit.search import WIDEST, SearchRange
 
-N_SECTORS = 36
 MERGE = 3  # sectors that are one in the search
-EXTENT = 1536.0  # Å; shells are no finer than one over this
-EDGE = 0.03  # part of the image that fades at each side
 STEP = 60.0  # Å of defocus, of the search
 N_TRIED = 4
 N_SAMPLES = 64
-
-
-@dataclass(frozen=True)
-class PolarPeriodogram:
-    """Periodogram of an image in polar bins, only those that hold coefficients.
-
-    Attributes
-    ----------
-    ratio
-        Mean power over the smooth radial mean, minus 1, `(n,)`.
-    weight
-        Inverse variance of `ratio` where it is 0, `(n,)`.
-    k2, k2_cos, k2_sin
-        Means of `k²`, `k² cos 2θ`, `k² sin 2θ`, 1/Å², `(n,)`.
-    shell, sector
-        Frequency and direction, `(n,)` int64.
-    """
-
-    ratio: np.ndarray
-    weight: np.ndarray
-    k2: np.ndarray
-    k2_cos: np.ndarray
-    k2_sin: np.ndarray
-    shell: np.ndarray
-    sector: np.ndarray
+PERIODS = 1.25  # of the rings in half a window
+K_LOW, K_HIGH, K_FALLS, N_AMPLITUDES = 1 / 30, 1 / 3.2, 0.08, 7  # amplitude of the rings over frequency
 
 
 @dataclass(frozen=True)
@@ -71,6 +46,8 @@ class DemodulatedCtf:
         Of `(mean, cos, sin)`, Å², `(3, 3)`.
     gain
         How much the rings of the estimate lower the weighted sum of squares.
+    noise
+        What one superfluous parameter would lower it by.
     data
         What it was found from.
     """
@@ -78,12 +55,17 @@ class DemodulatedCtf:
     defocus: Defocus
     covariance: np.ndarray
     gain: float
+    noise: float
     data: PolarPeriodogram
 
     @property
     def defocus_error(self) -> float:
         """Standard error of the mean defocus, Å."""
         return math.sqrt(float(self.covariance[0, 0]))
+
+    def evidence(self) -> float:
+        """Logarithm of the evidence for this maximum, but for a constant; a prior of no scale for the defocus."""
+        return _evidence(self.defocus, self.covariance, self.gain / self.noise)
 
 
 def demodulate_ctf(
@@ -109,8 +91,8 @@ def demodulate_ctf(
         raise ValueError(f"image: expected at least 64 x 64 pixels, got {tuple(image.shape)}")
     data = polar_periodogram(image, pixel_size, k_min, min(k_max, 0.47 / pixel_size))
     shift = where.phase_shifts[0]
-    tried = [_refine(data, beam, start) for start in _search(data, beam, where, shift)]
-    return _posterior(max(tried, key=lambda found: found.gain), beam, where)
+    tried = [_refine(data, beam, start, where) for start in _search(data, beam, where, shift)]
+    return _posterior(max(tried, key=DemodulatedCtf.evidence), beam, where)
 
 
 def gain_at(data: PolarPeriodogram, beam: Beam, defocus: Defocus) -> float:
@@ -118,48 +100,16 @@ def gain_at(data: PolarPeriodogram, beam: Beam, defocus: Defocus) -> float:
     return _windows(data, beam, defocus.as_array())[2]
 
 
-def polar_periodogram(image: Tensor, pixel_size: float, k_min: float, k_max: float) -> PolarPeriodogram:
-    """Periodogram of the whole image, averaged in polar bins and divided by its smooth radial mean."""
-    h, w = (int(n) for n in image.shape[-2:])
-    fade = [torch.from_numpy(_fade(n)) for n in (h, w)]
-    level = image.to(torch.float32)
-    dft = rfftn(((level - level.mean()) * fade[0][:, None] * fade[1]).cpu(), 2).numpy()
-    per_shell = min(EXTENT, min(h, w) * pixel_size)
-    n_shells = int(k_max * per_shell) + 1
-    sums = np.zeros((5, n_shells * N_SECTORS))
-    _gather(dft, h, w, pixel_size, per_shell, n_shells, sums)
-    count = np.maximum(sums[0], 1)
-    shell = np.arange(sums.shape[1]) // N_SECTORS
-    radial = sums[1].reshape(n_shells, -1).sum(1) / np.maximum(sums[0].reshape(n_shells, -1).sum(1), 1)
-    k = (np.arange(n_shells)) / per_shell
-    smooth = _smooth_radial(k, radial, k_min)
-    use = (sums[0] > 0) & (k[shell] >= k_min) & (k[shell] <= k_max)
-    if not use.any() or not np.all(np.isfinite(smooth[shell[use]])):
-        raise ValueError("the power spectrum is flat or empty: this is no image of ice")
-    # the taper makes neighbouring coefficients alike
-    alike = float(np.prod([len(f) * float((f**4).sum()) / float((f**2).sum()) ** 2 for f in fade]))
-    mean = [sums[i][use] / count[use] for i in range(1, 5)]
-    return PolarPeriodogram(
-        mean[0] / smooth[shell[use]] - 1, count[use] / alike, mean[1], mean[2], mean[3],
-        shell[use], np.flatnonzero(use) % N_SECTORS,
-    )  # fmt: skip
+def evidence_at(data: PolarPeriodogram, beam: Beam, defocus: Defocus) -> float:
+    """Logarithm of the evidence for a given CTF, but for a constant (`DemodulatedCtf.evidence`)."""
+    normal, _, gain, noise = _windows(data, beam, defocus.as_array())
+    return _evidence(defocus, np.linalg.pinv(normal, hermitian=True) * noise, gain / noise)
 
 
-def _smooth_radial(k: np.ndarray, radial: np.ndarray, k_min: float) -> np.ndarray:
-    """Polynomial of `log k` through the logarithm of the radial mean, robust against rings and spikes."""
-    good = (k >= k_min) & (radial > 0)
-    if good.sum() < 16:
-        raise ValueError("the power spectrum is flat or empty: this is no image of ice")
-    x = np.log(np.maximum(k, k[1]))
-    low, high = x[good].min(), x[good].max()
-    basis = np.polynomial.chebyshev.chebvander((2 * x - low - high) / (high - low), 5)
-    target, weight = np.log(np.where(good, radial, 1.0)), good * k
-    for _ in range(3):
-        root = np.sqrt(weight)[:, None]
-        found = np.linalg.lstsq(basis * root, target * root[:, 0], rcond=None)[0]
-        misfit = np.abs(target - basis @ found)
-        weight = good * k / np.maximum(1.0, misfit / (3 * np.median(misfit[good]) + 1e-9))
-    return np.exp(np.where(k >= 0.5 * k_min, basis @ found, 0.0))
+def _evidence(defocus: Defocus, covariance: np.ndarray, gain: float) -> float:
+    # one maximum is no wider than WIDEST
+    volume = 1 / float(np.linalg.det(np.linalg.pinv(covariance, hermitian=True) + np.eye(3) / WIDEST**2))
+    return 0.5 * (gain + math.log(volume)) - math.log(max(defocus.mean, 1_000.0))
 
 
 def _search(data: PolarPeriodogram, beam: Beam, where: SearchRange, phase_shift: float) -> list[Defocus]:
@@ -235,7 +185,9 @@ def _grid_maxima(
     return best
 
 
-def _refine(data: PolarPeriodogram, beam: Beam, start: Defocus, n_steps: int = 12) -> DemodulatedCtf:
+def _refine(
+    data: PolarPeriodogram, beam: Beam, start: Defocus, where: SearchRange, n_steps: int = 12
+) -> DemodulatedCtf:
     """Steps that take the phase left over in all windows out, until there is none."""
     theta = start.as_array()
     normal, right, gain, noise = _windows(data, beam, theta)
@@ -244,8 +196,7 @@ def _refine(data: PolarPeriodogram, beam: Beam, start: Defocus, n_steps: int = 1
         largest = 2 * math.pi * beam.wavelength * float(data.k2.max()) * float(np.abs(change).max())
         change *= min(1.0, 2.0 / max(largest, 1e-12))
         for _ in range(5):
-            trial = theta.copy()
-            trial[:3] += change
+            trial = where.inside(theta + np.append(change, 0.0))
             new = _windows(data, beam, trial)
             if new[2] >= gain - 1e-6:
                 break
@@ -256,7 +207,7 @@ def _refine(data: PolarPeriodogram, beam: Beam, start: Defocus, n_steps: int = 1
         if np.abs(change).max() < 0.1:
             break
     covariance = np.linalg.pinv(normal, hermitian=True) * noise
-    return DemodulatedCtf(Defocus(*(float(x) for x in theta)), covariance, gain, data)
+    return DemodulatedCtf(Defocus(*(float(x) for x in theta)), covariance, gain, noise, data)
 
 
 def _posterior(found: DemodulatedCtf, beam: Beam, where: SearchRange) -> DemodulatedCtf:
@@ -265,82 +216,103 @@ def _posterior(found: DemodulatedCtf, beam: Beam, where: SearchRange) -> Demodul
     searched = np.diag([(where.defocus_max - where.defocus_min) ** 2 / 12, *([where.astigmatism_max**2 / 16] * 2)])
     if np.linalg.eigvalsh(found.covariance)[0] <= 0 or found.covariance[0, 0] > searched[0, 0]:
         return dataclasses.replace(found, covariance=searched)
-    noise = _windows(data, beam, start)[3]
-    mean, covariance = sample_posterior(
-        start, found.covariance, lambda theta: 0.5 * _windows(data, beam, theta)[2] / noise, N_SAMPLES
-    )
+
+    def log_likelihood(theta: np.ndarray) -> float:
+        return 0.5 * _windows(data, beam, theta)[2] / found.noise if where.holds(theta) else -math.inf
+
+    mean, covariance = sample_posterior(start, found.covariance, log_likelihood, N_SAMPLES)
     defocus = Defocus(*(float(x) for x in mean))
-    return DemodulatedCtf(defocus, covariance, gain_at(data, beam, defocus), data)
+    return DemodulatedCtf(defocus, covariance, gain_at(data, beam, defocus), found.noise, data)
 
 
 def _windows(data: PolarPeriodogram, beam: Beam, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, float]:
-    """Normal matrix and right side of the phase left over, gain and mean square residual, over all windows."""
-    bend = -2 * math.pi * beam.wavelength
-    slopes = bend * np.stack([data.k2, data.k2_cos, data.k2_sin], 1)
-    phase = beam.double_phase_at_focus(data.k2) - 2 * theta[3] + slopes @ theta[:3]
-    period = 1 / (beam.wavelength * max(abs(theta[0]), 1_000.0))
-    normal, right, gain = np.zeros((3, 3)), np.zeros(3), 0.0
-    residual, freedom = 0.0, 0.0
-    low, high = float(data.k2.min()), float(data.k2.max())
-    angular = np.stack([data.k2_cos / data.k2, data.k2_sin / data.k2], 1)
-    centre = low
+    """Normal matrix and right side of the phase left over, gain and mean square residual, over all windows.
+
+    A single window of faint rings does not know its amplitude, so the amplitudes of all are one smooth curve: never
+    negative, and falling beyond `K_FALLS`.
+    """
+    places = _window_places(data, beam, theta[0])
+    sums, freedom = _window_sums(
+        data.ratio, data.weight, data.k2, data.k2_cos, data.k2_sin, beam.double_phase_at_focus(data.k2) - 2 * theta[3],
+        -2 * math.pi * beam.wavelength, theta[:3], places,
+    )  # fmt: skip
+    held = freedom > 12
+    if not held.any():
+        raise ValueError("the image is too small for its rings to be followed")
+    sums, centres = sums[held], places[held, 0]
+    # the background of each window is eliminated; left are amplitude, derivatives and data, `(n, 5, 5)`
+    left = sums[:, :4, :4]
+    left = left + 1e-9 * np.trace(left, axis1=1, axis2=2)[:, None, None] * np.eye(4)
+    schur = sums[:, 4:, 4:] - sums[:, 4:, :4] @ np.linalg.solve(left, sums[:, :4, 4:])
+    inner, outer, unexplained = schur[:, :4, :4], schur[:, :4, 4], float(schur[:, 4, 4].sum())
+    basis = _amplitude_basis(np.sqrt(centres))
+    curve = basis.T @ (inner[:, 0, 0, None] * basis)
+    root = np.linalg.cholesky(curve + 1e-9 * np.trace(curve) * np.eye(len(curve)))
+    factors, _ = nnls(root.T, solve_triangular(root, target := basis.T @ outer[:, 0], lower=True))
+    depth = basis @ factors
+    gain = float(2 * factors @ target - factors @ curve @ factors)
+    active = basis[:, factors > 0]
+    to_depth = active.T @ (depth[:, None] * inner[:, 0, 1:])
+    normal = np.einsum("j,jab->ab", depth**2, inner[:, 1:, 1:])
+    normal -= to_depth.T @ np.linalg.pinv(active.T @ (inner[:, 0, 0, None] * active), hermitian=True) @ to_depth
+    right = depth @ (outer[:, 1:] - depth[:, None] * inner[:, 0, 1:])
+    n_free = float((freedom[held] - 4).sum()) - len(active.T)
+    return normal, right, gain, max((unexplained - gain) / max(n_free, 1.0), 1.0)
+
+
+def _window_places(data: PolarPeriodogram, beam: Beam, defocus: float) -> np.ndarray:
+    """Centre and half width of the windows, in squared frequency, `(n, 2)`."""
+    period = 1 / (beam.wavelength * max(abs(defocus), 1_000.0))
+    centre, high = float(data.k2.min()), float(data.k2.max())
+    places = []
     while centre < high:
-        half = max(1.25 * period, 0.04 * math.sqrt(centre))  # in k²
-        inside = np.flatnonzero(np.abs(data.k2 - centre) < half)
-        shape = 0.5 + 0.5 * np.cos(math.pi * (data.k2[inside] - centre) / half)
-        w = data.weight[inside] * shape
-        background = np.concatenate(
-            [np.ones((len(inside), 1)), ((data.k2[inside] - centre) / half)[:, None], angular[inside]], 1
-        )
-        rings, sine = -np.cos(phase[inside]), np.sin(phase[inside])
-        wave = sine[:, None] * slopes[inside]  # derivative of the rings
-        columns = np.concatenate([background, rings[:, None], wave], 1)
-        weighted = columns * w[:, None]
-        gram, product = weighted.T @ columns, weighted.T @ data.ratio[inside]
-        g, root = gram[:5, :5] + 1e-9 * np.trace(gram[:5, :5]) * np.eye(5), product[:5]
-        flat = float(root[:4] @ np.linalg.solve(g[:4, :4], root[:4]))
-        fitted = np.linalg.solve(g, root)
-        depth, lowered = float(fitted[4]), float(root @ fitted) - flat
-        # a window in which rings do not show has no say (what noise brings is taken off the depth)
-        share = max(0.0, 1.0 - 1.0 / max(lowered, 1e-9)) if depth > 0 else 0.0
-        if depth > 0:
-            across = np.linalg.solve(g, gram[:5, 5:])
-            normal += (share * depth) ** 2 * (gram[5:, 5:] - gram[5:, :5] @ across)
-            right += share * depth * (product[5:] - gram[5:, :5] @ fitted)
-            gain += lowered
-        gain -= 0.5  # what a window of noise brings, so that many narrow windows are no advantage
-        residual += float(w @ data.ratio[inside] ** 2) - (flat + lowered)
-        freedom += float(shape.sum()) - 5
+        half = max(PERIODS * period, 0.04 * math.sqrt(centre))
+        places.append((centre, half))
         centre += half
-    return normal, right, gain, max(residual / max(freedom, 1.0), 1.0)
+    return np.asarray(places)
 
 
-def _fade(n: int) -> np.ndarray:
-    """Cosine edges, `(n,)` float32."""
-    width = max(2, round(EDGE * n))
-    ramp = np.sin(0.5 * math.pi * (np.arange(width) + 0.5) / width)
-    out = np.ones(n, np.float32)
-    out[:width], out[-width:] = ramp, ramp[::-1]
-    return out
+def _amplitude_basis(k: np.ndarray) -> np.ndarray:
+    """Curves whose non-negative sums are amplitudes at frequencies `k`, `(n, N_AMPLITUDES)`."""
+    x = np.sqrt(k)
+    knots = np.linspace(math.sqrt(K_LOW), math.sqrt(K_HIGH), N_AMPLITUDES)
+    step = knots[1] - knots[0]
+    hats = np.clip(1 - np.abs(np.clip(x, knots[0], knots[-1])[:, None] - knots) / step, 0, None)
+    first = int(np.searchsorted(knots, math.sqrt(K_FALLS)))
+    combine = np.eye(N_AMPLITUDES)
+    for j in range(first, N_AMPLITUDES):
+        combine[first : j + 1, j] = 1.0
+    return hats @ combine
 
 
 @numba.njit(nogil=True, cache=True)
-def _gather(dft, h, w, pixel_size, per_shell, n_shells, sums):  # pragma: no cover - compiled
-    """Count, power, `k²`, `k² cos 2θ`, `k² sin 2θ` summed over the coefficients of each bin."""
-    n_sectors = sums.shape[1] // n_shells
-    for i in range(h):
-        ky = (i if 2 * i < h else i - h) / (h * pixel_size)
-        for j in range(1, dft.shape[1] - 1):
-            kx = j / (w * pixel_size)
-            k2 = kx * kx + ky * ky
-            shell = int(math.sqrt(k2) * per_shell + 0.5)
-            if shell >= n_shells:
+def _window_sums(ratio, weight, k2, k2_cos, k2_sin, at_focus, bend, theta, places):  # pragma: no cover - compiled
+    """Weighted products of four background functions, rings, their derivatives and data in each window, `(n, 9, 9)`.
+
+    Also the sum of the shapes of the windows, `(n,)`.
+    """
+    n = len(places)
+    sums, freedom = np.zeros((n, 9, 9)), np.zeros(n)
+    v = np.empty(9)
+    for b in range(len(k2)):
+        phase = at_focus[b] + bend * (theta[0] * k2[b] + theta[1] * k2_cos[b] + theta[2] * k2_sin[b])
+        sine = bend * math.sin(phase)
+        v[0], v[2], v[3], v[4] = 1.0, k2_cos[b] / k2[b], k2_sin[b] / k2[b], -math.cos(phase)
+        v[5], v[6], v[7], v[8] = sine * k2[b], sine * k2_cos[b], sine * k2_sin[b], ratio[b]
+        for j in range(n):
+            v[1] = (k2[b] - places[j, 0]) / places[j, 1]
+            if v[1] >= 1.0:
+                continue
+            if v[1] <= -1.0:
                 break
-            sector = min(int((math.atan2(ky, kx) / math.pi + 0.5) * n_sectors), n_sectors - 1)
-            b = shell * n_sectors + sector
-            value = dft[i, j]
-            sums[0, b] += 1
-            sums[1, b] += value.real * value.real + value.imag * value.imag
-            sums[2, b] += k2
-            sums[3, b] += kx * kx - ky * ky
-            sums[4, b] += 2 * kx * ky
+            shape = 0.5 + 0.5 * math.cos(math.pi * v[1])
+            freedom[j] += shape
+            w = weight[b] * shape
+            for p in range(9):
+                wv = w * v[p]
+                for q in range(p + 1):
+                    sums[j, p, q] += wv * v[q]
+    for p in range(9):
+        for q in range(p):
+            sums[:, q, p] = sums[:, p, q]
+    return sums, freedom

@@ -17,6 +17,7 @@ from scipy.stats import qmc
 from scipy.stats import t as student
 
 from cryoloom.ctf_fit.fit import RingFit, fit_at
+from cryoloom.ctf_fit.search import SearchRange
 from cryoloom.ctf_fit.spectrum import TileSpectra
 
 # Weight of the theoretical variance against the scatter of the tiles, in degrees of freedom.
@@ -75,11 +76,15 @@ def covariance(fit: RingFit, spectra: TileSpectra) -> tuple[np.ndarray, float]:
     return expected * (1 + weight * (found - 1)), PRIOR_FREEDOM + fit.n_free * freedom
 
 
-def posterior(fit: RingFit, spectra: TileSpectra, *, n_samples: int = 128) -> Posterior:
+def posterior(
+    fit: RingFit, spectra: TileSpectra, where: SearchRange | None = None, *, n_samples: int = 128
+) -> Posterior:
     """Mean and covariance of the phase parameters given the spectrum.
 
     Parameters
     ----------
+    where
+        Range outside of which the prior is 0; None for none.
     n_samples
         Samples of a quasi-random sequence (Sobol), so that equal input gives equal output.
     """
@@ -91,6 +96,8 @@ def posterior(fit: RingFit, spectra: TileSpectra, *, n_samples: int = 128) -> Po
     widen = (float(student.ppf(0.975, freedom)) / 1.959964) ** 2
 
     def log_likelihood(theta: np.ndarray) -> float:
+        if where is not None and not where.holds(theta):
+            return -np.inf
         return -0.5 * temper * (fit.profile.solve(theta).cost - fit.cost)
 
     centre, found = sample_posterior(fit.defocus.as_array(), at_maximum, log_likelihood, n_samples)

@@ -31,6 +31,7 @@ from cryoloom.ctf_fit.spectrum import TileSpectra, choose_tile, tile_spectra
 from cryoloom.ctf_fit.thickness import fit_thickness
 
 SEARCH_SECTORS = 20
+N_TRIED = 6  # candidates of the search that are fitted
 SEARCH_K_MAX = 0.25
 SEARCH_FLOOR = 0.03  # relative structure of the radial mean that is not rings
 ICE_EXCESS = 0.05  # an ice ring stronger than this is kept out of the fit
@@ -131,24 +132,34 @@ def estimate_image_ctf(
     if not candidates:
         raise ValueError("the power spectrum is flat or empty: this is no image of ice")
     rings = _rings(spectra, k_min, k_max)
-    fits = [fit_rings(rings, beam, c.defocus, fit_phase_shift=fit_phase_shift, n_iterations=6) for c in candidates[:4]]
-    fit = max(fits, key=lambda f: f.gain)
+
+    def fitted(data: RingData, start: Defocus, n_iterations: int = 20) -> RingFit:
+        return fit_rings(data, beam, start, fit_phase_shift=fit_phase_shift, where=where, n_iterations=n_iterations)
+
+    noise = spectra.variance_factor() * spectra.n_independent
+    fits = [fitted(rings, c.defocus, 6) for c in candidates[:N_TRIED]]
+    fit = max(fits, key=lambda f: f.evidence(noise))
     curves = ring_curves(rings, fit, beam, spectra)
     lag = 2 * beam.wavelength * abs(fit.defocus.mean) * max(fit_limit(curves, beam, fit.defocus), 1 / 8)
     larger = choose_tile(shape, pixel_size, min(3 * lag, 4 * tile_extent))
     if larger > 1.3 * spectra.tile:
         spectra = tile_spectra(image, pixel_size, tile=larger, k_max=k_max)
         rings = _rings(spectra, k_min, k_max)
-        fit = fit_rings(rings, beam, fit.defocus, fit_phase_shift=fit_phase_shift)
+        fit = fitted(rings, fit.defocus)
     for _ in range(2):
         lag = 2 * beam.wavelength * fit.defocus.mean
         weighted = reweigh(rings, spectra, fit.model, fit.solution.phase, lag)
-        fit = fit_rings(weighted, beam, fit.defocus, fit_phase_shift=fit_phase_shift)
+        fit = fitted(weighted, fit.defocus)
     noise = spectra.variance_factor() * spectra.n_independent
     slab = fit_thickness(fit, noise) if with_thickness else None
     if slab:
+        # to the model of a thin specimen inverted rings are noise, and were given little weight
+        weighted = reweigh(
+            rings, spectra, slab.fit.model, slab.fit.solution.phase, 2 * beam.wavelength * fit.defocus.mean
+        )
+        slab = fit_thickness(fitted(weighted, slab.fit.defocus), noise) or slab
         fit = slab.fit
-    known = posterior(fit, spectra)
+    known = posterior(fit, spectra, where)
     fit = fit_at_mean(fit, known)
     curves = ring_curves(weighted, fit, beam, spectra)
     errors = _errors(known, fit)

@@ -4,6 +4,7 @@ Levenberg-Marquardt on the phase parameters alone; background and depth of the r
 step (`profile.py`).
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from cryoloom.ctf_fit.model import Beam, Defocus
 from cryoloom.ctf_fit.profile import RingProfile, Solution
 from cryoloom.ctf_fit.rings import RingData
+from cryoloom.ctf_fit.search import WIDEST, SearchRange
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,21 @@ class RingFit:
     profile: RingProfile
     solution: Solution
 
+    def evidence(self, noise: float) -> float:
+        """Logarithm of the evidence for this maximum, but for a constant; a prior of no scale for the defocus.
+
+        Parameters
+        ----------
+        noise
+            By how much one superfluous parameter lowers the cost.
+        """
+        normal, _ = self.profile.step(self.solution, self.n_free)
+        widest = np.array([WIDEST, WIDEST, WIDEST, 1.0])[: self.n_free]  # one maximum is no wider
+        volume = 1 / float(np.linalg.det(normal / noise + np.diag(widest**-2.0)))
+        n_depths = int((self.solution.depth > 0).sum())
+        prior = math.log(max(self.defocus.mean, 1_000.0))
+        return 0.5 * (self.gain / noise - n_depths + math.log(volume)) - prior
+
 
 def fit_rings(
     data: RingData,
@@ -53,6 +70,7 @@ def fit_rings(
     *,
     fit_phase_shift: bool = False,
     ring_factor: np.ndarray | None = None,
+    where: SearchRange | None = None,
     n_iterations: int = 20,
     tolerance: float = 0.05,
 ) -> RingFit:
@@ -62,6 +80,8 @@ def fit_rings(
     ----------
     ring_factor
         Known radial factor of the rings, one per shell used.
+    where
+        Range that is not left; None for none.
     tolerance
         Ends when the defocus moves by less, Å.
     """
@@ -78,6 +98,7 @@ def fit_rings(
             change = np.linalg.lstsq(damped, right, rcond=1e-12)[0]
             trial = theta.copy()
             trial[:n_free] += change
+            trial = trial if where is None else where.inside(trial)
             new = profile.solve(trial)
             if new.cost <= solution.cost:
                 theta, solution, moved = trial, new, True

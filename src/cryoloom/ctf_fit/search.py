@@ -15,6 +15,7 @@ from cryoloom.ctf_fit.model import Beam, Defocus, spline_basis
 
 N_BANDS = 9
 DEFOCUS_STEP = 50.0
+WIDEST = 600.0  # Å; standard error beyond which a defocus says nothing of one maximum among many
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,19 @@ class SearchRange:
     defocus_max: float = 60_000.0
     astigmatism_max: float = 2_400.0
     phase_shifts: tuple[float, ...] = (0.0,)
+
+    def holds(self, theta: np.ndarray) -> bool:
+        """Whether `theta = (mean, cos, sin, phase_shift)` lies in the range, rounding of the grid included."""
+        return bool(np.abs(self.inside(theta) - theta).max() < 1e-6)
+
+    def inside(self, theta: np.ndarray) -> np.ndarray:
+        """The nearest `(mean, cos, sin, phase_shift)` of the range: its mean defocus and astigmatism are limited."""
+        near = np.array(theta, np.float64)
+        near[0] = np.clip(near[0], self.defocus_min - DEFOCUS_STEP, self.defocus_max + DEFOCUS_STEP)
+        half, largest = math.hypot(near[1], near[2]), 0.5 * self.astigmatism_max
+        if half > largest:
+            near[1:3] *= largest / half
+        return near
 
 
 @dataclass(frozen=True)
