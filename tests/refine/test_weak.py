@@ -8,12 +8,14 @@ import torch
 
 from cryoloom.compute.executor import ThreadExecutor
 from cryoloom.em import ImageSource
+from cryoloom.em.noise import NoiseModel
 from cryoloom.em.start import place_reference
 from cryoloom.fourier import fourier_crop
+from cryoloom.fourier.slices import empty_sums, sums_bytes
 from cryoloom.io.particles import ParticleImages
 from cryoloom.maps.fsc import fourier_shell_correlation
 from cryoloom.refine.marginal import ask_whether_weak, iterate_marginal
-from cryoloom.refine.next_maps import N_FOLDS, meets, parts_to_sum
+from cryoloom.refine.next_maps import meets, n_folds, parts_to_sum
 from cryoloom.refine.plan import Plan
 from cryoloom.refine.schedule import iterate
 from cryoloom.refine.state import begin, load_state, save_state
@@ -42,7 +44,7 @@ def test_clear_images_are_searched_at_once(small_set):
 def test_weak_images_are_recognised_unless_hard_poses_are_asked_for(weak_set):
     source, state, plan = _begun(weak_set)
     asked = ask_whether_weak(source, state, plan, EXECUTOR)
-    assert asked.weak and asked.marginal and len(asked.volumes) == 2 * N_FOLDS
+    assert asked.weak and asked.marginal and len(asked.volumes) == 2 * n_folds(asked)
     assert not ask_whether_weak(source, state, replace(plan, soft=False), EXECUTOR).weak
 
 
@@ -65,9 +67,17 @@ def test_no_particle_meets_itself(weak_set):
     state = ask_whether_weak(source, state, plan, EXECUTOR)
     part, n = parts_to_sum(state, plan)
     side = meets(state, len(state.volumes))
-    assert n == 2 * N_FOLDS == len(np.unique(part))
+    assert n == 2 * n_folds(state) == len(np.unique(part))
     np.testing.assert_array_equal(side, part + 1)  # the reference of a fold is made without that fold's sums
-    np.testing.assert_array_equal(part // N_FOLDS + 1, state.poses.half)
+    np.testing.assert_array_equal(part // n_folds(state) + 1, state.poses.half)
+
+
+def test_folds_are_as_many_as_memory_allows(weak_set):
+    _, state, _ = _begun(weak_set)
+    shells = {8: 79, 4: 127, 2: 250}
+    for n, last in shells.items():
+        assert n_folds(replace(state, noise=NoiseModel(np.ones((1, last + 1))))) == n
+    assert sums_bytes(20) == empty_sums(20).numel() * 4
 
 
 def test_a_killed_start_goes_on_to_the_same_bits(weak_set, tmp_path):

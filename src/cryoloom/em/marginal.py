@@ -95,57 +95,51 @@ def marginal_sums(
     shifts = torch.from_numpy(shifts_px).to(torch.float32)
     searcher = RingSearcher(source, noise, n_rings, shifts, rotations, 1)
     plan = searcher.plan
-    distinct = {id(r): _Views.of(plan, r, rotations) for r in references}
-    views = [distinct[id(r)] for r in references]
     prior = torch.log_softmax(-0.5 * (shifts**2).sum(1) / shift_sd_px**2, 0) + np.log(len(shifts))
     x, y = plan.points.to(torch.float32).unbind(1)
     n = len(rows)
-    totals: list[list[Tensor] | None] = [None] * len(references)
     effective, evidence, squares = np.zeros(n), 0.0, 0.0
     rotation, shift = np.zeros((n, 3, 3)), np.zeros((n, 2))
-    for chunk in executor.map(source.chunk, source.chunk_rows(rows)):
-        samples = searcher.samples(chunk)
-        ctf = torch.from_numpy(source.ctf_at(chunk.rows, x, y)).reshape(samples.shape)
-        inverse_noise = searcher.inverse_noise[torch.from_numpy(chunk.group)]
-        weighted = samples * (ctf * inverse_noise[..., None])
-        inverse_variance = (ctf**2).mean(-1) * inverse_noise
-        for h, view in enumerate(views):
-            mine = np.flatnonzero(meets[chunk.rows] == h + 1)
-            if not len(mine):
-                continue
-            images = ring_images(plan, weighted[mine], inverse_variance[mine], torch.zeros(len(mine), 2), shifts)
+    sums, cross, norm = [], 0.0, 0.0
+    view: _Views | None = None
+    for h, reference in enumerate(references):
+        mine = rows[meets[rows] == h + 1]
+        if not len(mine):
+            raise ValueError("rows: expected particles for each reference")
+        if view is None or reference is not references[h - 1]:
+            view = None  # the slices of one reference at a time: they are what takes memory
+            view = _Views.of(plan, reference, rotations)
+        numerator, weight = torch.zeros(0), torch.zeros(0)
+        for chunk in executor.map(source.chunk, source.chunk_rows(mine)):
+            samples = searcher.samples(chunk)
+            ctf = torch.from_numpy(source.ctf_at(chunk.rows, x, y)).reshape(samples.shape)
+            inverse_noise = searcher.inverse_noise[torch.from_numpy(chunk.group)]
+            weighted = samples * (ctf * inverse_noise[..., None])
+            inverse_variance = (ctf**2).mean(-1) * inverse_noise
             found = posterior_sums(
                 plan,
-                images,
+                ring_images(plan, weighted, inverse_variance, torch.zeros(len(chunk), 2), shifts),
                 view.bank,
-                torch.arange(len(mine)),
+                torch.arange(len(chunk)),
                 executor,
                 shift_log_prior=prior,
                 chunk=IMAGES_PER_BLOCK,
             )
-            at = np.searchsorted(rows, chunk.rows[mine])
+            at = np.searchsorted(rows, chunk.rows)
             effective[at] = found.n_effective.numpy()
             evidence += float(found.log_evidence.sum())
             shift[at] = found.shift_px.numpy()
             squares += float((found.shift_weight @ (shifts**2).sum(1)).sum())
             psi = plan.angles[found.best[:, 1]].to(torch.float64)
             rotation[at] = (rotations[found.best[:, 0]].to(torch.float64) @ rotation_about_z(psi)).numpy()
-            total = totals[h]
-            if total is None:
-                totals[h] = [found.numerator, found.weight]
-            else:
-                total[0] += found.numerator
-                total[1] += found.weight
+            numerator = found.numerator if not len(numerator) else numerator + found.numerator
+            weight = found.weight if not len(weight) else weight + found.weight
+        values = samples_of_sums(plan, numerator).reshape(len(rotations), plan.n_rings, -1)
+        cross += _cross(plan, values, view.samples)
+        norm += _norm(plan, weight, view.bank)
+        sums.append(_inserted(plan, rotations, values, weight, n_rings + 1))
     n_poses = len(rotations) * plan.n_angles * len(shifts)
     told = 1.0 - np.log(np.maximum(effective, 1.0)) / np.log(n_poses)
-    sums, cross, norm = [], 0.0, 0.0
-    for total, view in zip(totals, views, strict=True):
-        if total is None:
-            raise ValueError("rows: expected particles for each reference")
-        values = samples_of_sums(plan, total[0]).reshape(len(rotations), plan.n_rings, -1)
-        cross += _cross(plan, values, view.samples)
-        norm += _norm(plan, total[1], view.bank)
-        sums.append(_inserted(plan, rotations, values, total[1], n_rings + 1))
     return MarginalSums(
         sums=sums,
         gain=cross / max(norm, 1e-20),

@@ -6,6 +6,7 @@ Slices of the references along a grid of directions meet the images on rings; ca
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -94,22 +95,18 @@ def search_poses(
         `top` per row, best first; `log_likelihood` is that with the scale solved out, `scale` the solved scale.
     """
     searcher = RingSearcher(source, noise, n_rings, torch.from_numpy(shifts_px).to(torch.float32), rotations, top)
-    banks = [searcher.bank([r] if isinstance(r, PaddedSpectrum) else list(r), dtype) for r in references]
     rows = np.sort(np.asarray(rows, np.int64))
     centre = np.zeros((len(source), 2)) if centre_px is None else centre_px
-
-    def work(some: np.ndarray) -> list[tuple[np.ndarray, ...]]:
-        chunk = source.chunk(some)
-        samples = searcher.samples(chunk)
-        side = half[some] - 1 if len(banks) > 1 else np.zeros(len(some), np.int64)
-        found = []
-        for h, bank in enumerate(banks):
-            mine = np.flatnonzero(side == h)
-            if len(mine):
-                found.append((some[mine], *searcher.best(chunk, samples, mine, centre[some[mine]], bank)))
-        return found
-
-    parts = [p for found in executor.map(work, source.chunk_rows(rows)) for p in found]
+    side = half[rows] - 1 if len(references) > 1 else np.zeros(len(rows), np.int64)
+    parts: list[tuple[np.ndarray, ...]] = []
+    for h in range(len(references)):
+        per_class = references[h]
+        mine = rows[side == h]
+        if not len(mine):
+            continue
+        # the slices of one reference at a time: they are what takes memory
+        bank = searcher.bank([per_class] if isinstance(per_class, PaddedSpectrum) else list(per_class), dtype)
+        parts += executor.map(partial(searcher.best_of_rows, centre_px=centre, bank=bank), source.chunk_rows(mine))
     columns = [np.concatenate(c) for c in zip(*parts, strict=True)]
     order = np.argsort(columns[0], kind="stable")
     row, rotation, shift, scale, reference, gain = (c[order] for c in columns)
@@ -169,6 +166,11 @@ class RingSearcher:
         ctf = torch.from_numpy(self.source.ctf_at(chunk.rows[part], x, y))
         inverse_noise = self.inverse_noise[torch.from_numpy(chunk.group[part])]
         return image_batch(self.plan, samples[part], ctf, inverse_noise, torch.from_numpy(centre_px))
+
+    def best_of_rows(self, rows: np.ndarray, centre_px: np.ndarray, bank: ReferenceBank) -> tuple[np.ndarray, ...]:
+        """Rows of one chunk, and what `best` says of them."""
+        chunk = self.source.chunk(rows)
+        return (rows, *self.best(chunk, self.samples(chunk), np.arange(len(rows)), centre_px[rows], bank))
 
     def best(
         self, chunk: ImageChunk, samples: Tensor, part: np.ndarray, centre_px: np.ndarray, bank: ReferenceBank

@@ -73,6 +73,12 @@ def empty_sums(radius: int, *, dtype: torch.dtype = torch.float32, device: torch
     return sums.zero_()
 
 
+def sums_bytes(radius: int) -> int:
+    """What `empty_sums` takes in memory, bytes."""
+    n = padded_half_size(radius)
+    return (2 * n + 1) ** 2 * (n + 2) * 16
+
+
 def kernel_profile(box: int, *, dtype: torch.dtype = torch.float64) -> Tensor:
     """Transform of the trilinear kernel along one axis of the box, `(box,)`, 1 at the centre."""
     x = (torch.arange(box, dtype=dtype) - box // 2) / (PADDING * box)

@@ -5,6 +5,7 @@ there: its own share in the map favours the pose it had before, by more than its
 weak each half is therefore dealt out into folds, and each fold meets the map of the other folds of its half.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,11 +18,16 @@ from cryoloom.em.halves import HalfPair, reference_volumes, solve_halves
 from cryoloom.em.images import ImageSource
 from cryoloom.em.local_references import local_reference_volumes
 from cryoloom.em.solve import SolvableSums, prepare_sums
+from cryoloom.fourier.slices import sums_bytes
 from cryoloom.refine.plan import Plan
 from cryoloom.refine.state import State, clip_radius
 
-N_FOLDS = 4
-"""Folds of each half of a weak set."""
+FOLDS = (8, 4, 2)
+"""Folds of each half of a weak set; each keeps sums of its own, and the most are taken that memory allows."""
+MOST_BYTES = 4 << 30
+"""For the sums of all folds, at the detail that such sets reach."""
+REACHED = 0.7
+"""That detail, as a share of the shells that the images have."""
 FOLDED = 50_000
 """Particles beyond which the share of one in its own map no longer matters, and halves stay whole."""
 
@@ -46,10 +52,19 @@ class NextMaps:
     radius: int
 
 
+def n_folds(state: State) -> int:
+    """Into how many folds each half of a weak set is dealt out."""
+    if len(state.poses) > FOLDED:
+        return 1
+    shells = state.noise.power.shape[1] - 1
+    each = sums_bytes(math.ceil(REACHED * shells))
+    return next((n for n in FOLDS if 2 * n * each <= MOST_BYTES), FOLDS[-1])
+
+
 def n_parts(state: State, plan: Plan) -> int:
     """Sums that an iteration makes: of halves, of quarters for local filters, or of folds of a weak set."""
     if state.weak:
-        return 2 * N_FOLDS if len(state.poses) <= FOLDED else 2
+        return 2 * n_folds(state)
     return N_QUARTERS if plan.local_filter else 2
 
 
