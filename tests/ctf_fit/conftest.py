@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from micrographs import cramer_rao, draw_case, simulate_micrograph, simulate_slab, textbook_ctf
+from micrographs import cramer_rao, draw_case, simulate_micrograph, simulate_slab, slab_bound, textbook_ctf
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +27,11 @@ def micrograph():
 @pytest.fixture(scope="session")
 def slab():
     return simulate_slab
+
+
+@pytest.fixture(scope="session")
+def slab_error():
+    return slab_bound
 
 
 @pytest.fixture(scope="session")

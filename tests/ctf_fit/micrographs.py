@@ -134,6 +134,37 @@ def cramer_rao(case, size, fold=4):
     return np.sqrt(np.diag(both @ covariance @ both.T))
 
 
+def slab_bound(defocus, thickness, *, size=2560, pixel_size=1.0, ice=0.9, envelope=30.0, fold=4, n_smooth=9):
+    """Smallest standard error of the thickness of `simulate_slab`'s ice, Å (Cramér-Rao).
+
+    Fitted beside it are defocus, astigmatism, and smooth curves of the background and of the depth of the rings, each a
+    sum of `n_smooth` Legendre polynomials in the root of the frequency.
+    """
+    n = size // fold
+    ky, kx = np.fft.fftfreq(n, pixel_size)[:, None], np.fft.rfftfreq(n, pixel_size)[None, :]
+    k = np.hypot(ky, kx)
+    used = (k > 1 / 30) & (k < 1 / 3.2) & ~((kx == 0) & (ky < 0))
+    theta2, k = 2 * (np.arctan2(ky, kx + 0 * ky)[used] - 0.4), k[used]
+    lam = wavelength(300.0)
+    x = lam * k**2 * thickness
+    chi2 = (
+        2 * np.pi * lam * k**2 * (defocus + 150 * np.cos(theta2)) - np.pi * 2.7e7 * lam**3 * k**4 + 2 * np.arcsin(0.1)
+    )
+    signal = 0.5 * ice**2 * thickness / 1000 * np.exp(-envelope * k**2 / 2 - 2 * (k / 0.4) ** 2)
+    noise = 0.35 + 0.65 * np.sinc(k * pixel_size) ** 2 + 0.8 * np.exp(-k / 0.025) + 0.3 * np.exp(-k / 0.08)
+    model = noise + signal * (1 - np.sinc(x) * np.cos(chi2))
+    phase = signal * np.sinc(x) * np.sin(chi2) * 2 * np.pi * lam * k**2 / model
+    place = 2 * (np.sqrt(k) - np.sqrt(k.min())) / np.ptp(np.sqrt(k)) - 1
+    smooth = np.polynomial.legendre.legvander(place, n_smooth - 1).T
+    columns = [-signal * (np.cos(np.pi * x) - np.sinc(x)) / thickness * np.cos(chi2) / model]
+    columns += [phase, phase * np.cos(theta2), phase * np.sin(theta2)]
+    columns += [*(smooth * noise / model), *(smooth * signal * np.sinc(x) * np.cos(chi2) / model)]
+    columns = np.asarray(columns)
+    scale = np.sqrt((columns**2).sum(1))
+    information = fold**2 * (columns @ columns.T) / np.outer(scale, scale)
+    return float(np.sqrt(np.linalg.inv(information)[0, 0]) / scale[0])
+
+
 RINGLESS = ("white", "coloured", "gradient", "ice")
 
 

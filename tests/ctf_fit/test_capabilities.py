@@ -165,22 +165,27 @@ def test_the_phase_shift_is_fitted_with_the_defocus(case, micrograph, measure):
 
 @pytest.mark.slow
 @pytest.mark.capability("CTF-10")
-def test_the_thickness_of_ice_is_read_from_fading_rings(slab, measure):
-    errors, silent = [], 0
+def test_the_thickness_of_ice_is_read_from_fading_rings(slab, slab_error, measure):
+    errors, best, silent = [], [], 0
     rng = np.random.default_rng(10)
     for _ in range(10):
-        thickness = float(rng.uniform(700, 2_200))
-        image = slab(rng, 2560, 1.0, float(rng.uniform(9_000, 16_000)), thickness)
+        thickness, defocus = float(rng.uniform(700, 2_200)), float(rng.uniform(9_000, 16_000))
+        image = slab(rng, 2560, 1.0, defocus, thickness)
+        best.append(slab_error(defocus, thickness) / 10)
         found = estimate(image, 1.0, with_thickness=True)
         if math.isnan(found.thickness):
             silent += 1
         else:
             errors.append(abs(found.thickness - thickness) / 10)
+    draws = np.abs(np.random.default_rng(0).standard_normal((20_000, len(best))) * best).max(1)
     measure(
         float(np.max(errors)) if errors else math.nan,
         unit="nm",
         threshold="< 5",
-        note=f"largest of 10, 2560² px, 70-220 nm; median {np.median(errors):.1f} nm; {silent} not stated",
+        bound=float(np.mean(draws)),
+        note=f"largest of 10, 2560² px, 70-220 nm; median {np.median(errors):.1f} nm; {silent} not stated; the bound "
+        f"is the mean of the largest of ten (Cramér-Rao, a smooth envelope fitted); below 5 nm in "
+        f"{100 * np.mean(draws < 5):.0f} % of such sets",
     )
     assert silent <= 1
     assert max(errors) < 5

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.fft
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import gaussian_filter1d, map_coordinates
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,26 @@ def specimen(h, w, pixel_size, rng, *, defocus=15_000.0, n_particles=None, bfact
     envelope = np.sin(chi) * np.exp(-bfactor / 4 * k2) * (k2 < (0.45 / pixel_size) ** 2)
     image = scipy.fft.irfft2(scipy.fft.rfft2(image) * envelope, s=(h, w)).astype(np.float32)
     return (image - image.mean()) / image.std()
+
+
+def defocus_bound(image, snr, pixel_size, defocus):
+    """Smallest standard errors of mean defocus and astigmatism (cos, sin), all else known (Cramér-Rao), `(3,)` Å.
+
+    `image` is a specimen of unit variance, `snr` that of the sum it is found in. Its power without a CTF is taken from
+    averages over rings.
+    """
+    h, w = image.shape
+    ky, kx = np.fft.fftfreq(h, pixel_size)[:, None], np.fft.rfftfreq(w, pixel_size)[None]
+    k, theta = np.hypot(ky, kx), np.arctan2(ky, kx + 0 * ky)
+    chi = -np.pi * 0.0196875 * defocus * k**2 + 0.5 * np.pi * 2.7e7 * 0.0196875**3 * k**4 - np.arcsin(0.1)
+    shell = np.rint(0.25 * k * max(h, w) * pixel_size).astype(int).ravel()
+    power = np.abs(scipy.fft.rfft2(image)).ravel() ** 2 / image.size
+    ring = np.bincount(shell, power) / np.maximum(np.bincount(shell, np.sin(chi).ravel() ** 2), 1e-9)
+    signal = snr * gaussian_filter1d(ring, 3)[shell].reshape(k.shape)
+    slope = -np.pi * 0.0196875 * k**2 * signal * np.sin(2 * chi) / (1 + signal * np.sin(chi) ** 2)
+    used = (k > 1 / 30) & (k < min(1 / 3.2, 0.47 / pixel_size)) & ~((kx == 0) & (ky < 0))
+    rows = [(slope * part)[used] for part in (np.ones_like(theta), np.cos(2 * theta), np.sin(2 * theta))]
+    return np.sqrt(np.diag(np.linalg.inv([[a @ b for a in rows] for b in rows])))
 
 
 def drift_curve(n, total_px, rng, *, jitter_px=0.1):
