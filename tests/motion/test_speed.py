@@ -65,3 +65,4 @@ def test_a_large_movie_takes_less_time_than_a_camera_needs(tmp_path, measure):
     )
     assert abs(found.defocus_u[0] - DEFOCUS) < 100
     assert seconds <= 30
+    assert peak <= 3 * 4e-9 * N_FRAMES * SIZE**2

@@ -75,6 +75,21 @@ def test_binned_results_have_the_binned_pixel_size(movies, tmp_path):
     assert "no dose per frame" in " ".join(job.summary["reasons"])
 
 
+def test_movies_of_different_length_and_size_go_together(tmp_path):
+    shapes = {"a": (260, 300, 6), "b": (300, 260, 9)}
+    for seed, (name, (h, w, n)) in enumerate(shapes.items()):
+        movie = simulate((h, w), n, snr=3e-2, drift_px=4, seed=seed)
+        write_mrc(tmp_path / f"{name}.mrcs", movie.frames, 1.0, kind="stack")
+    job = run_stage(
+        "motion", {"movies": str(tmp_path / "*.mrcs")}, {"pixel_size": 1.0, "dose_per_frame": 1.0}, out=tmp_path / "out"
+    )
+    found = read_micrographs(job["micrographs"])
+    for name, path, motion in zip(shapes, found.path, found.motion_path, strict=True):
+        h, w, n = shapes[name]
+        assert read_mrc(path)[0].squeeze().shape == (h, w)
+        assert len(read_star(motion)["global_shift"]) == n
+
+
 def test_an_empty_movie_is_named_and_the_others_are_finished(movies, tmp_path):
     folder, _ = movies
     write_tiff(tmp_path / "empty.tif", np.zeros((12, 300, 360), np.uint8))

@@ -17,6 +17,9 @@ class CtfSettings(Settings):
         False, "Also fit the thickness of the specimen, where rings are seen to fade and return."
     )
     fit_tilt: bool = setting(False, "Also fit a plane of defocus, for tilted specimens.")
+    defocus_map: bool = setting(
+        False, "Also find the defocus of each place of a micrograph; it is written to defocus_maps/ with its errors."
+    )
     amplitude_contrast: float | None = setting(
         None, "Amplitude contrast in place of the one that came with the micrographs.", ge=0, lt=1
     )

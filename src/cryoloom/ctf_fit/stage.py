@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from cryoloom.contract import Failure, Figure, Run, WorkFailed, stage
+from cryoloom.ctf_fit.defocus_map import map_defocus
 from cryoloom.ctf_fit.estimate import CtfEstimate, estimate_image_ctf
 from cryoloom.ctf_fit.model import Beam
 from cryoloom.ctf_fit.picture import ring_picture
@@ -19,6 +20,7 @@ from cryoloom.ctf_fit.settings import CTF, CtfSettings
 from cryoloom.ctf_fit.tilt import fit_tilt
 from cryoloom.ctf_fit.verdict import K_NEEDED, MIN_GAIN, doubts, reason_to_exclude
 from cryoloom.data import MicrographSet
+from cryoloom.io.defocus_map import write_defocus_map
 from cryoloom.io.images import read_micrograph
 from cryoloom.io.mrc import read_mrc, write_mrc
 
@@ -37,8 +39,7 @@ def estimate_ctf(micrographs: MicrographSet, settings: CtfSettings, run: Run) ->
         optics = micrographs.optics[int(micrographs.optics_index[i])]
         contrast = optics.amplitude_contrast if settings.amplitude_contrast is None else settings.amplitude_contrast
         beam = Beam(optics.voltage_kv, optics.cs_mm, contrast)
-        path = image_path(micrographs, i)
-        image = load_image(path, run.device)
+        image = load_image(image_path(micrographs, i), run.device)
         estimate = estimate_image_ctf(
             image,
             optics.pixel_size,
@@ -62,6 +63,10 @@ def estimate_ctf(micrographs: MicrographSet, settings: CtfSettings, run: Run) ->
                 "gradient_y": float(plane.gradient[0]),
                 "gradient_x": float(plane.gradient[1]),
             }
+        if settings.defocus_map:
+            places = map_defocus(estimate.fit, estimate.spectra)
+            path = run.folder / "defocus_maps" / f"{names[i]}.star"
+            write_defocus_map(path, places.place_px, places.defocus, places.error)
         picture = run.folder / "ctf_images" / f"{names[i]}_ctf.mrc"
         write_mrc(picture, ring_picture(estimate, beam, size=PICTURE_SIZE), optics.pixel_size)
         return result

@@ -65,8 +65,8 @@ def fit_tilt(fit: RingFit, spectra: TileSpectra, shape: tuple[int, int], *, stee
     start = fit.defocus.mean
     # Rings of far lower defocus are so wide that any background looks like them.
     grid = np.arange(max(start - span, 0.3 * start), start + span, TABLE_STEP)
-    k, ripple, weight = _tile_curves(fit, spectra)
-    envelope = np.sqrt(np.maximum(np.interp(k, fit.profile.data.k, _radial_depth(fit)), 1e-6))
+    k, ripple, weight = tile_curves(fit, spectra)
+    envelope = np.sqrt(np.maximum(np.interp(k, fit.profile.data.k, radial_depth(fit)), 1e-6))
     plane = np.asarray([start, 0.0, 0.0])
     for round_ in range(3):
         table = _tabulate(fit, k, ripple, weight * envelope, grid)
@@ -99,11 +99,12 @@ def fit_tilt(fit: RingFit, spectra: TileSpectra, shape: tuple[int, int], *, stee
     )
 
 
-def _radial_depth(fit: RingFit) -> np.ndarray:
+def radial_depth(fit: RingFit) -> np.ndarray:
+    """Depth of the rings at each shell used, `(n_rows,)`."""
     return fit.profile.depth_basis @ fit.solution.depth
 
 
-def _tile_curves(fit: RingFit, spectra: TileSpectra) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def tile_curves(fit: RingFit, spectra: TileSpectra) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ripple of each tile along lines of equal phase: frequencies `(n,)`, ripple `(n_tiles, n)`, weight `(n,)`."""
     data = fit.profile.data
     q = equiphase_k2(data.k2, data.k2_cos, data.k2_sin, fit.defocus, fit.profile.beam)
