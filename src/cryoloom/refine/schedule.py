@@ -25,13 +25,17 @@ from cryoloom.em.spread import spread_modes
 from cryoloom.em.survivors import normalise_scale, survivors, take_best
 from cryoloom.refine.frames import Fit, frame_of_start, join_frames, lay_in_frame, look_across, widen_errors
 from cryoloom.refine.marginal import ask_whether_weak, iterate_marginal
+from cryoloom.refine.near import PASSES, ask_whether_weak_nearby, near_candidates
 from cryoloom.refine.next_maps import meets, next_maps, parts_to_sum
 from cryoloom.refine.plan import Plan
 from cryoloom.refine.searches import equal_poses, global_candidates, grid_radius_of, promising, safety_net, wants_global
 from cryoloom.refine.state import Outcome, State, clip_radius
 
-STILL = 0.1
+STILL, STILL_WEAK = 0.1, 0.06
 """Over the resolution, what the rims of most particles may still move by when an iteration is taken for the last."""
+
+SETTLING = 3
+"""Iterations of a weak local refinement whose maps are too blurred to say how wide a pose's posterior is."""
 
 RELAXED = 3
 """Iterations in which the poses that a relaxed symmetry makes equal are tried afresh."""
@@ -50,6 +54,7 @@ def iterate(
     rows = np.arange(len(source))
     if state.iteration == 0 and not state.weak:
         state = ask_whether_weak(source, state, plan, executor)
+        state = ask_whether_weak_nearby(source, state, plan, executor)
     if state.marginal:
         return iterate_marginal(source, state, plan, executor, log), None
     poses, radius, field_ = state.poses, state.radius, source.field
@@ -97,6 +102,9 @@ def iterate(
         if state.weak:
             half = poses.half[candidates.row]
             wrong = [wrong_level(candidates.select(half == h), plan.symmetry) for h in (1, 2)]
+    elif plan.local and state.weak and state.iteration < PASSES:
+        candidates = near_candidates(fit, poses, plan, iteration=state.iteration, field=field_, radius=radius)
+        candidates = fit(candidates, radius, 5)
     else:
         candidates = state.modes if state.modes is not None else poses.candidates(rows)
         if plan.relax is not None and state.iteration < RELAXED:
@@ -150,7 +158,7 @@ def iterate(
     reach = source.points.radius if last else clip_radius(source, ahead)
     parts, n_parts = parts_to_sum(state, plan, last=last)
     weighted = replace(candidates, posterior=share * fitting[candidates.row])
-    if state.weak:
+    if state.weak and not (plan.local and state.iteration < SETTLING):
         weighted = spread_modes(weighted, POINTS)
     sums = accumulate(source, weighted, parts[weighted.row], n_parts, noise, executor, radius=reach)
     maps = next_maps(sums, source, state, plan, executor, most=reach, last=last)
@@ -158,7 +166,7 @@ def iterate(
     notes["resolution"] = field_ / max(pair.radius, 1)
     rim = float(np.median(poses.moved)) * 0.5 * plan.diameter  # Å by which the rim of most particles moved
     slow = next_radius <= max(radius + 1, 1.05 * radius)
-    still = rim < STILL * notes["resolution"]
+    still = rim < (STILL_WEAK if state.weak else STILL) * notes["resolution"]
     # a weak set goes on improving where its resolution stands: better poses make a better reference, a little at a time
     settled = slow and still if state.weak else next_radius <= radius or (slow and still)
     state = replace(
