@@ -75,7 +75,7 @@ def iterate_marginal(
     most = clip_radius(source, GROWTH * state.radius + 1)
     maps = next_maps(found.sums, source, state, plan, executor, most=most)
     grown = most if maps.pair.radius >= state.radius else maps.radius
-    state.poses.rotation[rows] = found.rotation
+    state.poses.rotation[rows], state.poses.shift_px[rows] = found.rotation, found.shift_px
     fits_grid = grown <= ACROSS * source.field / plan.diameter
     goes_on = found.told < ENOUGH_TOLD and state.radius < grown and fits_grid and state.n_marginal < MOST
     notes = {
