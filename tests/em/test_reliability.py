@@ -47,3 +47,8 @@ def test_where_all_are_right_none_is_put_aside():
 def test_too_few_rivals_say_nothing():
     candidates, _ = _searched(20, 0)
     assert wrong_level(candidates, "C1") is None
+
+
+def test_poses_that_do_not_stand_out_are_not_put_aside():
+    gain = np.random.default_rng(0).normal(20.5, 3.0, 2000)  # as the best of wrong poses
+    assert (right_share(gain, (20.0, 3.0)) == 1.0).all()

@@ -12,6 +12,8 @@ from scipy.ndimage import gaussian_filter1d
 from cryoloom.em.poses import Candidates, best_of, group_starts
 from cryoloom.geometry import pose_distance
 
+LEAST_RIGHT = 0.5
+"""Mean share of right poses from which the shares of single particles are believed."""
 APART = np.deg2rad(20.0)
 """Angle from the best pose of a particle beyond which another is taken to be wrong if the best is right."""
 
@@ -97,7 +99,8 @@ def right_share(log_likelihood: np.ndarray, wrong: tuple[float, float]) -> np.nd
 
     One minus the local false discovery rate (Efron 2004, doi:10.1198/016214504000000089): the density of what wrong
     poses gain is known (`wrong_level`), that of all particles is estimated, and the share of the wrong follows from the
-    particles below the middle of the wrong, where hardly one is right.
+    particles below the middle of the wrong, where hardly one is right. Where that leaves fewer than half, right poses do
+    not stand out from wrong ones yet, and nothing is said: ones.
     """
     mean, spread = wrong
     share = min(2.0 * float(np.mean(log_likelihood < mean)), 1.0)
@@ -113,4 +116,5 @@ def right_share(log_likelihood: np.ndarray, wrong: tuple[float, float]) -> np.nd
     wrongly = np.exp(-0.5 * ((grid - mean) / spread) ** 2) / (spread * np.sqrt(2 * np.pi))
     right = np.clip(1.0 - share * wrongly / np.maximum(density, 1e-12), 0.0, 1.0)
     right[grid < mean] = np.minimum(right[grid < mean], right[np.searchsorted(grid, mean) - 1])
-    return np.interp(log_likelihood, grid, np.maximum.accumulate(right))
+    found = np.interp(log_likelihood, grid, np.maximum.accumulate(right))
+    return found if found.mean() >= LEAST_RIGHT else np.ones(len(log_likelihood))
