@@ -99,8 +99,8 @@ def right_share(log_likelihood: np.ndarray, wrong: tuple[float, float]) -> np.nd
 
     One minus the local false discovery rate (Efron 2004, doi:10.1198/016214504000000089): the density of what wrong
     poses gain is known (`wrong_level`), that of all particles is estimated, and the share of the wrong follows from the
-    particles below the middle of the wrong, where hardly one is right. Where that leaves fewer than half, right poses do
-    not stand out from wrong ones yet, and nothing is said: ones.
+    particles below the middle of the wrong, where hardly one is right. Where that leaves fewer than half, right poses
+    do not stand out from wrong ones yet, and nothing is said: ones.
     """
     mean, spread = wrong
     share = min(2.0 * float(np.mean(log_likelihood < mean)), 1.0)
