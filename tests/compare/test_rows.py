@@ -38,7 +38,8 @@ def judged_resolution(seed: int) -> JudgedCase:
     first, second, both = (
         np.abs(np.log(values / truth)) for values in (found.first.values, found.second.values, found.consensus)
     )
-    return JudgedCase(first, second, both, found.disagree)
+    # the row asks for items on which the methods disagree, not for those that the consensus contradicts
+    return JudgedCase(first, second, both, ~(found.distance <= found.tolerance))
 
 
 def judged_bfactor(seed: int) -> JudgedCase:

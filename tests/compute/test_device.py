@@ -4,6 +4,7 @@ import torch
 from cryoloom.compute import choose_device
 from cryoloom.contract import InputError
 
+# what is shown is the refusal where no GPU is at hand; it cannot be shown where one is
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 
 

@@ -2,8 +2,8 @@
 
 The methods are those of the stage `resolution` (`maps.local_resolution`). Items are places on a grid as fine as the
 window tells apart. The consensus is not a mean of the two, which read the mixtures in their windows, but the resolution
-that explains both (`maps.unmixing`). Near a border both err alike, so the distance of an item is not that of the two
-from each other but, root mean square in the window, of both from what explains them.
+that explains both (`maps.unmixing`). The distance of an item is that of the two methods from each other, root mean
+square in the window. Near a border both err alike: a place where what explains both contradicts them is in dispute too.
 """
 
 from dataclasses import replace
@@ -43,7 +43,7 @@ def compare_local_resolution(
         )
         line.advance()
     inside = found.mask.numpy() > 0.5
-    disagreement, consensus = local.contradiction(), local.consensus
+    disagreement, consensus = local.disagreement(), local.consensus
     show_comparison(
         comparison,
         run,
@@ -59,8 +59,8 @@ def compare_local_resolution(
             name="where",
             kind="gallery",
             title="Where the methods disagree",
-            caption="Central slices: how far both methods lie from what explains them together. Places are bright "
-            "where windows blur over a border, or the noise is unlike that of the rest.",
+            caption="Central slices: how far the methods lie from each other. Bright places are where one of "
+            "them blurs over a border, or the noise is unlike that of the rest.",
             data={
                 "images": np.stack([shown[c], shown[:, c], shown[:, :, c]]),
                 "labels": ["xy", "xz", "yz"],
@@ -88,7 +88,7 @@ def compare_places(
     pair
         The halves, where the particle is, and the window.
     tolerance
-        Relative distance of both methods from what explains them, around a place, that counts as agreement.
+        Relative difference around a place, between the methods or from what explains both, that counts as agreement.
     significance
         Level of the second method.
 
@@ -110,7 +110,8 @@ def compare_places(
         tolerance=tolerance,
         correlation=local.correlation[at],
         relative=True,
-        distance=local.contradiction()[at],
+        distance=local.disagreement()[at],
+        unsure=local.contradiction()[at] > tolerance,
     )
     comparison = replace(comparison, consensus=local.consensus[at], error=local.consensus_error[at])
     return local, comparison, places

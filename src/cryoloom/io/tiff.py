@@ -24,7 +24,9 @@ _EER_COMPRESSIONS = (65000, 65001, 65002)
 TIFF_FAULTS = (tifffile.TiffFileError, struct.error, ValueError, IndexError, KeyError, TypeError, AttributeError,
            ZeroDivisionError, OverflowError, EOFError, OSError, RuntimeError, NotImplementedError, MemoryError,
            AssertionError, UnicodeError, ImportError)  # fmt: skip
-"""What the library raises on damaged files: a torn directory may ask for any type, size, codec or amount of memory."""
+"""What the library raises on damaged files: a torn directory may ask for any type, size, codec or amount of memory.
+
+`NotImplementedError` is the library's, for codecs and sample formats that it does not know."""
 
 
 @dataclass(frozen=True)
