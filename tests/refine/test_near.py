@@ -14,8 +14,9 @@ from cryoloom.em.poses import best_of
 from cryoloom.em.start import place_reference
 from cryoloom.geometry import axis_angle_to_matrix, pose_distance
 from cryoloom.io.particles import ParticleImages
+from cryoloom.refine.finding import find_nearby
 from cryoloom.refine.frames import Fit
-from cryoloom.refine.near import ask_whether_weak_nearby, near_candidates
+from cryoloom.refine.near import ask_whether_weak_nearby
 from cryoloom.refine.next_maps import n_folds
 from cryoloom.refine.plan import Plan
 from cryoloom.refine.state import begin
@@ -59,16 +60,15 @@ def test_clear_images_are_fitted_from_where_they_are(small_set):
     assert not torch.equal(clear.volumes[0], state.volumes[0]) and again is clear
 
 
-@pytest.mark.parametrize("at_once", [4000, 50])
+@pytest.mark.parametrize("at_once", [4096, 50])
 def test_poses_about_those_given_reach_the_right_optimum(small_set, monkeypatch, at_once):
-    monkeypatch.setattr("cryoloom.refine.near.AT_ONCE", at_once)
+    monkeypatch.setattr("cryoloom.refine.finding.AT_ONCE_NEAR", at_once)
     data = small_set(snr=0.5)
     source, state, plan = _begun(data, lowpass=14.0)
     references = prepare_references(state.volumes, EXECUTOR, state.radius)
     priors = PosePriors(turn_sd=TURN, shift_sd_px=1.0, rotation=source.particles.rotation)
     fit = Fit(source, references, state.poses.half, state.noise, EXECUTOR, priors, np.deg2rad(5.0))
-    near = near_candidates(fit, state.poses, plan, iteration=0, field=source.field, radius=state.radius)
-    near = fit(near, state.radius, 5)
+    near = find_nearby(fit, state, plan)
     single = fit(state.poses.candidates(np.arange(len(source))), state.radius, 10)
     lost = []
     for found in (near, single):

@@ -38,11 +38,10 @@ def spread_modes(candidates: Candidates, n: int) -> Candidates:
     covariance = np.linalg.inv(candidates.information + 1e-9 * np.eye(6))[:, :5, :5]
     step = np.einsum("nij,kj->nki", np.linalg.cholesky(covariance), points)
     turn = axis_angle_to_matrix(torch.from_numpy(step[..., :3].reshape(-1, 3))).numpy().reshape(len(step), n, 3, 3)
-    repeated = candidates.select(np.repeat(np.arange(len(candidates)), n))
+    repeated = replace(candidates, information=None).select(np.repeat(np.arange(len(candidates)), n))
     return replace(
         repeated,
         rotation=(candidates.rotation[:, None] @ turn).reshape(-1, 3, 3),
         shift_px=repeated.shift_px + step[..., 4:2:-1].reshape(-1, 2),  # the information holds x before y
         posterior=np.repeat(candidates.posterior / n, n),
-        information=None,
     )

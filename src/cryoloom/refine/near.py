@@ -6,7 +6,6 @@ tried, fewer and nearer as the map improves; and as in any weak set each particl
 (`refine/next_maps.py`).
 """
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +15,7 @@ from cryoloom.contract import Executor
 from cryoloom.em.gauss_newton import PosePriors
 from cryoloom.em.halves import prepare_references
 from cryoloom.em.images import ImageSource
-from cryoloom.em.poses import Candidates, PoseTable, join_candidates, single_candidates
+from cryoloom.em.poses import Candidates, PoseTable, single_candidates
 from cryoloom.em.spread import normal_points
 from cryoloom.em.survivors import survivors
 from cryoloom.geometry import axis_angle_to_matrix
@@ -36,8 +35,6 @@ PASSES = 9
 """Iterations in which they are."""
 NARROWER, NARROWEST = 0.8, 0.3
 """By how much the spread of the poses shrinks from one iteration to the next, and its least share of the first."""
-AT_ONCE = 4000
-"""Particles whose poses are held in memory together."""
 GLANCE = 7.0
 """Resolution lengths across the particle to which all of them are looked at."""
 
@@ -67,13 +64,17 @@ def ask_whether_weak_nearby(source: ImageSource, state: State, plan: Plan, execu
     return replace(weak, volumes=weak.volumes[:1] * n_parts(weak, plan))
 
 
-def near_candidates(fit: Fit, poses: PoseTable, plan: Plan, *, iteration: int, field: float, radius: int) -> Candidates:
+def near_candidates(
+    fit: Fit, poses: PoseTable, rows: np.ndarray, plan: Plan, *, iteration: int, field: float, radius: int
+) -> Candidates:
     """The best of many poses about those at hand, a few per particle.
 
     Parameters
     ----------
     fit
         With the prior about the poses that were given.
+    rows
+        Particles that are asked, ascending; all their poses are in memory together.
     iteration
         From 0; the later, the nearer.
     field
@@ -86,14 +87,11 @@ def near_candidates(fit: Fit, poses: PoseTable, plan: Plan, *, iteration: int, f
     turns = axis_angle_to_matrix(torch.from_numpy(vectors)).numpy()
     low = int(np.clip(round(GLANCE * field / plan.diameter), 4, radius))
     middle = min(radius, max(low, radius // 2))
-    kept = []
-    for rows in np.array_split(np.arange(len(poses)), max(1, math.ceil(len(poses) / AT_ONCE))):
-        drawn = single_candidates(
-            np.repeat(rows, len(turns)),
-            (poses.rotation[rows, None] @ turns).reshape(-1, 3, 3),
-            np.repeat(poses.shift_px[rows], len(turns), axis=0),
-            np.repeat(poses.scale[rows], len(turns)),
-        )
-        found = survivors(fit(drawn, low, 1), 16, 1e-5, plan.symmetry)
-        kept.append(survivors(fit(found, middle, 4), 8, 1e-4, plan.symmetry))
-    return join_candidates(kept)
+    drawn = single_candidates(
+        np.repeat(rows, len(turns)),
+        (poses.rotation[rows, None] @ turns).reshape(-1, 3, 3),
+        np.repeat(poses.shift_px[rows], len(turns), axis=0),
+        np.repeat(poses.scale[rows], len(turns)),
+    )
+    found = survivors(fit(drawn, low, 1), 16, 1e-5, plan.symmetry)
+    return survivors(fit(found, middle, 4), 8, 1e-4, plan.symmetry)

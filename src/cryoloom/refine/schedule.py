@@ -19,16 +19,17 @@ from cryoloom.em.gauss_newton import PosePriors
 from cryoloom.em.halves import prepare_references
 from cryoloom.em.images import ImageSource
 from cryoloom.em.noise import estimate_noise
-from cryoloom.em.poses import Candidates, PoseTable, best_of, join_candidates, posterior_of
-from cryoloom.em.reliability import fitting_share, gain_ratio, right_share, wrong_level
+from cryoloom.em.poses import Candidates, PoseTable, posterior_of
+from cryoloom.em.reliability import fitting_share, gain_ratio, right_share
 from cryoloom.em.spread import spread_modes
 from cryoloom.em.survivors import normalise_scale, survivors, take_best
+from cryoloom.refine.finding import LEAST_SHARE, Level, find_everywhere, find_nearby, grey_scale, n_kept
 from cryoloom.refine.frames import Fit, frame_of_start, join_frames, lay_in_frame, look_across, widen_errors
 from cryoloom.refine.marginal import ask_whether_weak, iterate_marginal
-from cryoloom.refine.near import PASSES, ask_whether_weak_nearby, near_candidates
+from cryoloom.refine.near import PASSES, ask_whether_weak_nearby
 from cryoloom.refine.next_maps import meets, next_maps, parts_to_sum
 from cryoloom.refine.plan import Plan
-from cryoloom.refine.searches import equal_poses, global_candidates, grid_radius_of, promising, safety_net, wants_global
+from cryoloom.refine.searches import equal_poses, grid_radius_of, safety_net, wants_global
 from cryoloom.refine.state import Outcome, State, clip_radius
 
 STILL, STILL_WEAK = 0.1, 0.06
@@ -79,32 +80,17 @@ def iterate(
 
     if do_global:
         grid_radius = grid_radius_of(source, state, plan)
-        candidates = global_candidates(source, references, state, plan, executor, grid_radius, rows)
         if state.iteration == 0 and not state.weak:
             # The grey scale of a foreign map is unknown: take it from the data.
-            gain = float(np.median(candidates.scale[best_of(candidates, candidates.log_likelihood)]))
-            gain = gain if np.isfinite(gain) and gain > 0 else 1.0
-            volumes = [volumes[0] * gain] * 2 if volumes[0] is volumes[1] else [v * gain for v in volumes]
+            notes["gain"] = grey_scale(fit, state, plan, grid_radius)
+            volumes = [volumes[0] * notes["gain"]] * 2
             references = prepare_references(volumes, executor, radius)
-            fit = Fit(source, references, side, noise, executor, priors, largest_turn)
-            notes["gain"] = gain
-        candidates = replace(candidates, scale=np.ones(len(candidates)))
-        if poses.known.any():
-            known = np.flatnonzero(poses.known)
-            candidates = join_candidates([candidates, poses.candidates(known)])
+            fit = replace(fit, references=references)
+        candidates, found_wrong = find_everywhere(fit, state, plan, executor, grid_radius)
+        wrong = found_wrong if state.weak else wrong
         n_global += 1
-        middle = min(radius, max(grid_radius, radius // 2))
-        if state.weak:
-            candidates = promising(fit, candidates, middle, plan.symmetry)
-        candidates = fit(candidates, middle, 5)
-        candidates = survivors(candidates, 6 if plan.soft else 2, 0.0 if state.weak else 1e-3, plan.symmetry)
-        candidates = fit(candidates, radius, 5)
-        if state.weak:
-            half = poses.half[candidates.row]
-            wrong = [wrong_level(candidates.select(half == h), plan.symmetry) for h in (1, 2)]
     elif plan.local and state.weak and state.iteration < PASSES:
-        candidates = near_candidates(fit, poses, plan, iteration=state.iteration, field=field_, radius=radius)
-        candidates = fit(candidates, radius, 5)
+        candidates = find_nearby(fit, state, plan)
     else:
         candidates = state.modes if state.modes is not None else poses.candidates(rows)
         if plan.relax is not None and state.iteration < RELAXED:
@@ -114,7 +100,7 @@ def iterate(
     if net:
         candidates, rescued = safety_net(source, references, state, candidates, fit, plan, executor)
         notes["rescued"] = float(rescued)
-    candidates = survivors(candidates, 6 if plan.soft else 1, 1e-3, plan.symmetry)
+    candidates = survivors(candidates, n_kept(plan), LEAST_SHARE, plan.symmetry)
     share = posterior_of(candidates)
     if not plan.soft:
         share = np.ones(len(candidates))
@@ -176,7 +162,7 @@ def iterate(
         radius=next_radius,
         grid_radius=grid_radius,
         poses=poses,
-        modes=candidates,
+        modes=replace(candidates, information=None),  # the next fit makes it anew
         noise=noise,
         volumes=volumes,
         finished=last,
@@ -194,7 +180,7 @@ def iterate(
     return state, Outcome(halves, pair, state)
 
 
-def _wrong_before(state: State) -> list[tuple[float, float] | None]:
+def _wrong_before(state: State) -> list[Level]:
     """What the last search of a weak set found that wrong poses gain, by half."""
     notes = state.history[-1] if state.history else {}
     return [
@@ -203,7 +189,7 @@ def _wrong_before(state: State) -> list[tuple[float, float] | None]:
     ]
 
 
-def _share_that_fits(poses: PoseTable, half: int, wrong: tuple[float, float] | None) -> np.ndarray:
+def _share_that_fits(poses: PoseTable, half: int, wrong: Level) -> np.ndarray:
     """Probability that each particle of a half fits its map at all."""
     gain, expected = (column[poses.half == half] for column in (poses.log_likelihood, poses.expected_gain))
     return right_share(gain, wrong) if wrong is not None else fitting_share(gain_ratio(gain, expected))

@@ -1,5 +1,6 @@
 """Where the poses of an iteration come from: all of them, the worst once more, or those a symmetry had made equal."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,10 @@ from cryoloom.refine.state import State
 
 CANDIDATES, CANDIDATES_WEAK = 4, 48
 """Poses of the grid that are kept per particle; of images that are mostly noise the right one is rarely at the top."""
+
+
+AT_ONCE = 16_384
+"""Particles of a block of a search."""
 
 
 def wants_global(state: State, plan: Plan) -> bool:
@@ -96,6 +101,15 @@ def global_candidates(
     )
 
 
+def in_blocks(
+    source: ImageSource, rows: np.ndarray, find: Callable[[np.ndarray], Candidates], at_once: int = AT_ONCE
+) -> Candidates:
+    """What `find` gives for blocks of the rows, whose borders are borders of chunks of images."""
+    size = max(1, at_once // source.chunk_size) * source.chunk_size
+    block = rows // size
+    return join_candidates([find(rows[block == b]) for b in np.unique(block)])
+
+
 def promising(fit: Fit, candidates: Candidates, radius: int, symmetry: str) -> Candidates:
     """Of many poses of a grid those that a short fit leaves in question."""
     return survivors(fit(candidates, radius, 2), 12, 1e-4, symmetry)
@@ -125,28 +139,32 @@ def safety_net(
     radius = state.radius
     least = 0.25 if weak else 0.1
     n_worst = int(np.clip((ratio < middle - 2.0 * spread).sum(), least * len(ratio), 0.4 * len(ratio)))
-    worst = best.row[np.argsort(ratio, kind="stable")[: max(1, n_worst)]]
+    worst = best.row[np.argsort(ratio, kind="stable")]
     n_rings = int(np.clip(round((21.0 if weak else 11.0) * source.field / plan.diameter), 4, radius))
     step = float(np.clip((0.2 if weak else 0.15) * source.field / n_rings / source.pixel_size, 1.0, 4.0))
-    found = search_poses(
-        source,
-        references,
-        fit.half,
-        worst,
-        state.noise,
-        executor,
-        n_rings=n_rings,
-        rotations=search_directions(8 if weak else 5, plan.symmetry),
-        shifts_px=shift_grid(reach, step),
-        top=16 if weak else 8,
-        dtype=plan.dtype,
-    )
-    found = replace(found, scale=np.ones(len(found)))
     middle = min(radius, max(n_rings, radius // 2))
-    if weak:
-        found = promising(fit, found, middle, plan.symmetry)
-    found = fit(found, middle, 5)
-    found = fit(survivors(found, 2, 1e-3, plan.symmetry), radius, 8)
+
+    def find(rows: np.ndarray) -> Candidates:
+        found = search_poses(
+            source,
+            references,
+            fit.half,
+            rows,
+            state.noise,
+            executor,
+            n_rings=n_rings,
+            rotations=search_directions(8 if weak else 5, plan.symmetry),
+            shifts_px=shift_grid(reach, step),
+            top=16 if weak else 8,
+            dtype=plan.dtype,
+        )
+        found = replace(found, scale=np.ones(len(found)))
+        if weak:
+            found = promising(fit, found, middle, plan.symmetry)
+        found = fit(found, middle, 5)
+        return fit(survivors(found, 2, 1e-3, plan.symmetry), radius, 8)
+
+    found = in_blocks(source, np.sort(worst[: max(1, n_worst)]), find)
     old = best.log_likelihood[np.searchsorted(best.row, found.row)]
     better = np.unique(found.row[found.log_likelihood > old + 1.0])
     joined = join_candidates([replace(candidates, posterior=None), replace(found, posterior=None)])
