@@ -99,7 +99,7 @@ def topaz(out: Path, micrographs: MicrographSet, diameter: float) -> tuple[PickS
     scale = max(1, round(diameter / PIXEL / TOPAZ_SCALE / 2))
     seconds = cpu_of(["topaz", "preprocess", "-s", str(scale), "-o", f"{folder}/small", "-d", "-1", *images])
     small = sorted(str(p) for p in (folder / "small").glob("*.mrc"))
-    radius = str(max(2, round(0.3 * diameter / PIXEL / scale)))
+    radius = str(max(2, round(0.55 * diameter / PIXEL / scale)))  # one pick per particle, as for RELION
     seconds += cpu_of(["topaz", "extract", "-r", radius, "-t", "-100", "-d", "-1", "-o", f"{folder}/picks.txt", *small])
     picks = read_topaz(folder / "picks.txt", scale=scale)
     by_stem = {Path(image).stem: image for image in images}

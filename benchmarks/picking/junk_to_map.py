@@ -3,11 +3,12 @@
     python benchmarks/picking/junk_to_map.py --out FOLDER [--bed tripod] [--seed 0] [--arms single consensus perfect]
 
 Objects lie apart on micrographs with coloured noise: true particles of a phantom, and three in ten that are broken
-particles or contaminants. On the bed `tripod` contaminants are as strong as particles, their lumps are stronger; on the
-bed `shell` they are 2.5 times as strong, and what a round filter sees of a particle hardly stands above noise. The micrographs carry their true CTF. One arm picks with one picker, one with the
-consensus, in the rounds of picking and 2D classes that `run` goes through; the third is given the true positions. All
-are then refined from the true map at 30 Å, so what differs is the picks. Printed are the share of particles found, that
-of junk among what is refined, CPU seconds, and the true resolution. An arm that was done is not done again.
+particles or contaminants. On the beds `tripod` and `ring` contaminants are as strong as particles, on the bed `shell`
+2.5 times as strong, and what a round filter sees of a particle there hardly stands above noise. The micrographs carry
+their true CTF. One arm picks with one picker, one with the consensus, in the rounds of picking and 2D classes that
+`run` goes through; the third is given the true positions. All are then refined from the true map at 30 Å, so what
+differs is the picks. Printed are the share of particles found, that of junk among what is refined, CPU seconds, and the
+true resolution. An arm that was done is not done again.
 """
 
 import argparse
