@@ -28,6 +28,13 @@ from cryoloom.em.rings import (
 BOX, RADIUS, DIAMETER = 32, 8, 20.0
 
 
+@pytest.fixture(autouse=True, params=["all pairs", "likely pairs"])
+def way(request, monkeypatch):
+    """Every test holds for small banks, whose pairs are all summed, and for large ones."""
+    if request.param == "likely pairs":
+        monkeypatch.setattr("cryoloom.em.ring_posterior.DENSE", 0)
+
+
 @pytest.fixture(scope="module")
 def scene():
     """Three smooth references, four noisy images of them, rings that decide and rings that are summed."""

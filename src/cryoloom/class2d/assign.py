@@ -179,7 +179,7 @@ def _weighted(source: RingSource, state: State, references: References, chunk: R
     n = references.plan.insertion.n_rings
     inverse_noise = (1.0 / state.noise[chunk.group])[:, :n].to(torch.float32)
     centre = torch.from_numpy(state.shift_px[chunk.rows].astype(np.float32))
-    coefficients = source.coefficients(chunk, centre)[:, references.places, :, :n]
+    coefficients = source.coefficients(chunk, centre, n)[:, references.places]
     return PosteriorImages(coefficients * inverse_noise[:, None, None], chunk.ctf_power[:, :n] * inverse_noise, centre)
 
 

@@ -51,6 +51,15 @@ class RingChunk:
         )
 
 
+class _Centred:
+    """Coefficients of all images about their centres, as far as they were asked for."""
+
+    def __init__(self, n: int, n_q: int, n_rings: int) -> None:
+        self.coefficients = torch.empty(n, n_q, 2, n_rings)
+        self.centre_px = torch.full((n, 2), torch.nan)
+        self.n_rings = torch.zeros(n, dtype=torch.int64)
+
+
 class RingSource:
     """Samples of particle images at the points of one plan.
 
@@ -73,7 +82,7 @@ class RingSource:
         self._sampler = PointSampler(images.box, plan.points)
         self._x, self._y = plan.points.to(torch.float32).unbind(-1)
         self._kept: dict[int, RingChunk] = {}
-        self._centred: tuple[Tensor, Tensor] | None = None
+        self._centred: _Centred | None = None
         self._room = int(cache_bytes)
         self.chunk_size = int(np.clip((1 << 19) // len(plan.points), 16, 256))
 
@@ -118,28 +127,30 @@ class RingSource:
             return kept
         return kept.select(rows - kept.rows[0])
 
-    def coefficients(self, chunk: RingChunk, centre_px: Tensor) -> Tensor:
+    def coefficients(self, chunk: RingChunk, centre_px: Tensor, n_rings: int | None = None) -> Tensor:
         """Coefficients over the angle of `C X`, centred, `(b, n_q, 2, rings)`; kept if all images fit.
 
         Parameters
         ----------
         centre_px
             Shift of each image, pixels yx, `(b, 2)` float32. What is kept is made anew where it differs.
+        n_rings
+            Only the first so many rings; all if left out.
         """
+        n = n_rings or self.plan.n_rings
         if not self.keeps_all:
-            return centred_coefficients(self.plan, chunk.samples, chunk.ctf, centre_px)
+            return centred_coefficients(self.plan, chunk.samples[:, :n], chunk.ctf[:, :n], centre_px)
         if self._centred is None:
-            shape = (len(self), len(self.plan.q), 2, self.plan.n_rings)
-            self._centred = torch.empty(shape), torch.full((len(self), 2), torch.nan)
-        kept, centre = self._centred
-        rows = torch.from_numpy(chunk.rows)
-        stale = (centre[rows] != centre_px).any(1).nonzero()[:, 0]
+            self._centred = _Centred(len(self), len(self.plan.q), self.plan.n_rings)
+        kept, rows = self._centred, torch.from_numpy(chunk.rows)
+        stale = ((kept.centre_px[rows] != centre_px).any(1) | (kept.n_rings[rows] < n)).nonzero()[:, 0]
         if len(stale):
-            kept[rows[stale]] = centred_coefficients(
-                self.plan, chunk.samples[stale], chunk.ctf[stale], centre_px[stale]
+            some = rows[stale]
+            kept.coefficients[some, :, :, :n] = centred_coefficients(
+                self.plan, chunk.samples[stale, :n], chunk.ctf[stale, :n], centre_px[stale]
             )
-            centre[rows[stale]] = centre_px[stale]
-        return kept[rows]
+            kept.centre_px[some], kept.n_rings[some] = centre_px[stale], n
+        return kept.coefficients[:, :, :, :n][rows]
 
     def _prepare(self, rows: np.ndarray) -> RingChunk:
         samples = self._sampler(torch.from_numpy(self.images.images(rows)))

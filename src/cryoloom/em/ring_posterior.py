@@ -6,10 +6,11 @@ image and `P(q)` its transform over ψ,
 
     num_{d,t}(r, q) = Σ_images P_{d,t}(q) Ŷ(r, q),    den_d(r) = Σ_images p(d) <C²> / σ²
 
-Two steps find them. Matrix products over all references, shifts and angles, in bfloat16 where that is fast, find the
-highest score of every pair of a reference and a shift. Only pairs that can hold more than `exp(-MARGIN)` of the best
-one, rounding allowed for, go on: their scores over the angle are computed again in single precision, and they
-alone are summed. Mostly that is a handful of hundreds.
+Of a large bank two steps find them. Matrix products over all references, shifts and angles, in bfloat16 where that is
+fast, find the highest score of every pair of a reference and a shift. Only pairs that can hold more than `exp(-MARGIN)`
+of the best one, rounding allowed for, go on: their scores over the angle are computed again in single precision, and
+they alone are summed. Mostly that is a handful of hundreds. Of a small bank most pairs would go on: there matrix
+products in single precision do all of it, for all pairs.
 
 Shifts are those of the reference in its own frame, so the sums over images come first and each reference is moved back
 once per iteration, not once per image.
@@ -34,6 +35,9 @@ from cryoloom.em.rings import (
 )
 
 MARGIN = 9.0
+
+DENSE = 256
+"""Pairs of a reference and a shift up to which all of them are summed."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,9 @@ class PosteriorBank:
     exact
         Coefficients times the weight of the rings, `(n * t, n_q, 2, rings)` float32; all shifts of the first
         reference, then of the second, ...
-    coarse
-        Per span of the search plan `(n_q, 2 * rings, n * t)`, in the number format of the first step.
+    products
+        Per span of the search plan `(n_q, 2 * rings, n * t)`, in the number format of the first step; in float32 where
+        there is none because the bank is small.
     power
         Mean `|V|²` on each ring, `(n, rings)` float32.
     shifts_px
@@ -106,12 +111,17 @@ class PosteriorBank:
     """
 
     exact: Tensor
-    coarse: tuple[Tensor, ...]
+    products: tuple[Tensor, ...]
     power: Tensor
     shifts_px: Tensor
 
     def __len__(self) -> int:
         return len(self.power)
+
+    @property
+    def dense(self) -> bool:
+        """Whether all pairs are summed."""
+        return len(self.exact) <= DENSE
 
 
 def posterior_bank(plan: PosteriorPlan, samples: Tensor, shifts_px: Tensor) -> PosteriorBank:
@@ -122,12 +132,12 @@ def posterior_bank(plan: PosteriorPlan, samples: Tensor, shifts_px: Tensor) -> P
     moved = (samples[:, None] * shift_phases(search, -shifts_px)).flatten(0, 1)
     coefficients = angular_coefficients(search, moved) * plan.ring_weight[: search.n_rings, None, None]
     exact = coefficients.permute(0, 2, 3, 1).contiguous()  # (n t, q, 2, r)
-    dtype = plan.coarse[0].dtype
-    coarse = tuple(
+    dtype = torch.float32 if len(exact) <= DENSE else plan.coarse[0].dtype
+    products = tuple(
         exact[:, first:last, :, ring:].permute(1, 2, 3, 0).reshape(last - first, -1, len(exact)).to(dtype)
         for first, last, ring in search.spans
     )
-    return PosteriorBank(exact, coarse, power, shifts_px)
+    return PosteriorBank(exact, products, power, shifts_px)
 
 
 @dataclass(frozen=True)
@@ -208,7 +218,7 @@ def centred_coefficients(plan: RingPlan, samples: Tensor, ctf: Tensor, centre_px
     Parameters
     ----------
     samples, ctf
-        At the points of the plan, complex and float32, `(b, rings, half)`.
+        At the points of the plan, or of its first rings, complex and float32, `(b, rings, half)`.
     centre_px
         Shift of each image, pixels yx, `(b, 2)`.
     """
@@ -276,11 +286,12 @@ def add_posteriors(
         rows = slice(start, start + block)
         some = PosteriorImages(images.weighted[rows], images.precision[rows], images.centre_px[rows])
         count = torch.ones(len(some)) if weight is None else weight[rows]
-        parts.append(_add_block(sums, some, bank, plan, norm[rows], bias[rows], count, temperature))
+        add = _add_all if bank.dense else _add_likely
+        parts.append(add(sums, some, bank, plan, norm[rows], bias[rows], count, temperature))
     return ImagePosteriors(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _add_block(
+def _add_all(
     sums: PosteriorSums,
     images: PosteriorImages,
     bank: PosteriorBank,
@@ -290,6 +301,55 @@ def _add_block(
     weight: Tensor,
     temperature: float,
 ) -> tuple[Tensor, ...]:
+    """Every pair of a reference and a shift: products from the images to scores, and back from posteriors to sums."""
+    (b, n, n_shifts), search, insertion = bias.shape, plan.search, plan.insertion
+    rows = product_rows(images.weighted)  # (q, 2 b, 2, r)
+    even, odd = _scores(
+        rows[plan.place][..., : search.n_rings], bank, plan.to_angles[0].T, plan.to_angles[1].T, search.spans
+    )
+    even += bias.reshape(-1)
+    best, pair = (even + odd.abs()).amax(0).reshape(b, -1).max(1)
+    column = torch.arange(b) * (n * n_shifts) + pair
+    angle = torch.cat([even[:, column] + odd[:, column], even[:, column] - odd[:, column]]).argmax(0)
+    even -= best.repeat_interleave(n * n_shifts)
+    ahead, behind = (even + odd).div_(temperature).exp_(), even.sub_(odd).div_(temperature).exp_()
+    mass = (ahead.sum(0) + behind.sum(0)).reshape(b, n, n_shifts)
+    per_class = mass.sum(2)
+    total = per_class.sum(1)
+    share = per_class / total[:, None]
+    gained = per_class.clamp_min(1e-30).log() * temperature + best[:, None]
+    gained = gained - math.log(search.n_angles * n_shifts)
+    both, difference = ahead + behind, ahead.sub_(behind)
+    spectrum = torch.cat([plan.to_q[0].T @ both, plan.to_q[1].T @ difference])
+    spectrum = spectrum.reshape(len(insertion.q), 2 * b, -1).transpose(1, 2)  # (q, n t, 2 b)
+    rows = rows * (weight / total).repeat(2)[:, None, None]
+    for first, last, ring in insertion.spans:
+        fresh = torch.bmm(spectrum[first:last], rows[first:last, :, :, ring:].flatten(2))
+        sums.moved[:, first:last, :, ring:] += fresh.unflatten(2, (2, -1)).transpose(0, 1)
+    _count(sums, images, share, weight)
+    turn = angle * (2 * math.pi / search.n_angles)
+    cross = best - bias.reshape(-1)[column]
+    return (
+        gained,
+        share,
+        turn,
+        images.centre_px + _turned(bank, pair, turn),
+        cross,
+        norm.reshape(-1)[column // n_shifts],
+    )
+
+
+def _add_likely(
+    sums: PosteriorSums,
+    images: PosteriorImages,
+    bank: PosteriorBank,
+    plan: PosteriorPlan,
+    norm: Tensor,
+    bias: Tensor,
+    weight: Tensor,
+    temperature: float,
+) -> tuple[Tensor, ...]:
+    """Pairs of a reference and a shift that hold some of the posterior of their image."""
     b, n, n_shifts = bias.shape
     rough = _highest_scores(images, bank, plan) + bias.reshape(b, -1)  # (b, n t)
     top = rough.amax(1, keepdim=True)
@@ -311,9 +371,6 @@ def _add_block(
     highest = torch.full((b,), -math.inf).scatter_reduce(0, image, best, "amax")
     winner = _first_of(best >= highest[image], image, b)
     psi = angle[winner] * (2 * math.pi / plan.search.n_angles)
-    shift = bank.shifts_px[column[winner] % n_shifts]
-    c, s = psi.cos(), psi.sin()
-    moved = torch.stack([c * shift[:, 0] - s * shift[:, 1], s * shift[:, 0] + c * shift[:, 1]], dim=-1)
     p = score.sub_(highest[image][:, None, None]).div_(temperature).exp_()
     mass = p.sum((1, 2))
     per_class = torch.zeros(b * n).index_add_(0, image * n + column // n_shifts, mass).reshape(b, n)
@@ -329,11 +386,23 @@ def _add_block(
         spectrum.reshape(len(image), -1, 2).numpy(), images.weighted.numpy(), plan.insertion_ring, *at,
         sums.moved.numpy(),
     )  # fmt: skip
+    _count(sums, images, share, weight)
+    cross = highest - bias.reshape(b, -1)[torch.arange(b), column[winner]]
+    moved = images.centre_px + _turned(bank, column[winner], psi)
+    return gained, share, psi, moved, cross, norm[torch.arange(b), column[winner] // n_shifts]
+
+
+def _count(sums: PosteriorSums, images: PosteriorImages, share: Tensor, weight: Tensor) -> None:
     counted = (share * weight[:, None]).double()
     sums.weight += counted.T @ images.precision.double()
     sums.share += counted.sum(0)
-    cross = highest - bias.reshape(b, -1)[torch.arange(b), column[winner]]
-    return gained, share, psi, images.centre_px + moved, cross, norm[torch.arange(b), column[winner] // n_shifts]
+
+
+def _turned(bank: PosteriorBank, column: Tensor, psi: Tensor) -> Tensor:
+    """Shifts of the references of pairs, turned into the frames of their images, `(b, 2)`."""
+    shift = bank.shifts_px[column % len(bank.shifts_px)]
+    c, s = psi.cos(), psi.sin()
+    return torch.stack([c * shift[:, 0] - s * shift[:, 1], s * shift[:, 0] + c * shift[:, 1]], dim=-1)
 
 
 def collect(sums: PosteriorSums, plan: PosteriorPlan, shifts_px: Tensor) -> tuple[Tensor, Tensor]:
@@ -361,13 +430,20 @@ def _highest_scores(images: PosteriorImages, bank: PosteriorBank, plan: Posterio
     """Highest cross term over the angles of every image and shifted reference, `(b, n t)` float32."""
     search, dtype, b = plan.search, plan.coarse[0].dtype, len(images)
     rows = product_rows(images.weighted[:, :, :, : search.n_rings].to(dtype)[:, plan.place])  # (q, 2 b, 2, r)
-    spectrum = torch.empty(len(search.q), 2 * b, bank.coarse[0].shape[-1], dtype=dtype)
-    for (first, last, ring), part in zip(search.spans, bank.coarse, strict=True):
+    even, odd = _scores(rows, bank, *plan.coarse, search.spans)
+    return even.add_(odd.abs_()).reshape(search.n_angles // 2, b, -1).amax(0).float()
+
+
+def _scores(
+    rows: Tensor, bank: PosteriorBank, to_even: Tensor, to_odd: Tensor, spans: tuple[tuple[int, int, int], ...]
+) -> tuple[Tensor, Tensor]:
+    """Even and odd part of the cross term at half the angles, `(angles / 2, b * n t)` each."""
+    n_q, n_rows, _, _ = rows.shape
+    spectrum = torch.empty(n_q, n_rows, bank.products[0].shape[-1], dtype=rows.dtype)
+    for (first, last, ring), part in zip(spans, bank.products, strict=True):
         torch.bmm(rows[first:last, :, :, ring:].flatten(2), part, out=spectrum[first:last])
-    half = search.n_angles // 2
-    even = plan.coarse[0] @ spectrum[: search.n_even].reshape(2 * search.n_even, -1)
-    odd = plan.coarse[1] @ spectrum[search.n_even :].reshape(2 * (len(search.q) - search.n_even), -1)
-    return even.add_(odd.abs_()).reshape(half, b, -1).amax(0).float()
+    n_even = to_even.shape[1] // 2
+    return to_even @ spectrum[:n_even].reshape(2 * n_even, -1), to_odd @ spectrum[n_even:].reshape(to_odd.shape[1], -1)
 
 
 def _first_of(wanted: Tensor, image: Tensor, b: int) -> Tensor:
