@@ -11,7 +11,7 @@ class ConvertSettings(Settings):
     to: Literal["star", "relion30", "cs", "cistem", "box", "cbox", "topaz", "ctffind"] = setting(
         "star",
         "Form of the result: `star` is RELION 3.1 and later; particles also `relion30`, `cs` (cryoSPARC) or `cistem`; "
-        "coordinates `box` (EMAN), `cbox` (crYOLO) or `topaz`; micrographs with a CTF `ctffind`.",
+        "coordinates `box` (EMAN), `cbox` (crYOLO), `cs` or `topaz`; micrographs with a CTF `ctffind`.",
     )
     scale: float | None = setting(
         None, "Factor from pixels of a coordinate file to pixels of the micrograph; Topaz needs it.", gt=0

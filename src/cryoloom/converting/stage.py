@@ -20,6 +20,7 @@ from cryoloom.io.coordinates import (
     write_topaz,
 )
 from cryoloom.io.cs import is_cs, read_cs_exposures, read_cs_particles, read_cs_table
+from cryoloom.io.cs_picks import read_cs_picks, write_cs_picks
 from cryoloom.io.cs_writer import write_cs_particles
 from cryoloom.io.ctffind import CtffindFile, is_ctffind, read_ctffind, write_ctffind
 from cryoloom.io.records import read_micrographs, read_movies, read_particles, read_picks
@@ -66,9 +67,12 @@ def convert_files(
             run.warn(f"{name} has no column in RELION 3.0 and is left out.")
         return {}
     if settings.to == "cs":
-        if kind != "particles":
-            raise InputError(f"{files[0]}: only particles are written for cryoSPARC, these are {kind}.")
-        write_cs_particles(record, run.folder / "particles.cs")
+        if kind == "picks":
+            write_cs_picks(record, run.folder / "picks.cs")
+        elif kind == "particles":
+            write_cs_particles(record, run.folder / "particles.cs")
+        else:
+            raise InputError(f"{files[0]}: only particles and picks are written for cryoSPARC, these are {kind}.")
         return {}
     if settings.to == "cistem":
         if kind != "particles":
@@ -100,15 +104,16 @@ def _read(files: tuple[Path, ...], micrographs: MicrographSet | None, settings: 
         return "micrographs", join_rows([read_ctffind(file).micrographs for file in files])
     if files[0].suffix.lower() in COORDINATE_SUFFIXES:
         picks = _join([read_coordinates(file, scale=settings.scale) for file in files])
-        if micrographs is not None:
-            picks = match_micrographs(picks, [str(path) for path in micrographs.path])
-        return "picks", picks
+        return "picks", _with_micrographs(picks, micrographs)
     if len(files) > 1:
         raise InputError(f"{files[1]}: {len(files)} tables; convert them one by one.")
     table = files[0]
     if is_cs(table):
-        if "blob/path" in set(read_cs_table(table).dtype.names or ()):
+        names = set(read_cs_table(table).dtype.names or ())
+        if "blob/path" in names:
             return "particles", read_cs_particles(table)
+        if "location/center_x_frac" in names:
+            return "picks", _with_micrographs(read_cs_picks(table), micrographs)
         record = read_cs_exposures(table)
         return ("movies" if isinstance(record, MovieSet) else "micrographs"), record
     blocks = [block for _, block in iter_tables(read_star(table))]
@@ -118,12 +123,16 @@ def _read(files: tuple[Path, ...], micrographs: MicrographSet | None, settings: 
     if "rlnImageName" in labels:
         return "particles", read_particles(table)
     if "rlnCoordinateX" in labels or "rlnMicrographCoordinates" in labels:
-        return "picks", read_picks(table)
+        return "picks", _with_micrographs(read_picks(table), micrographs)
     if "rlnMicrographName" in labels:
         return "micrographs", read_micrographs(table)
     if "rlnMicrographMovieName" in labels:
         return "movies", read_movies(table)
     raise InputError(f"{table}: neither particles, micrographs, movies nor coordinates are in it.")
+
+
+def _with_micrographs(picks: PickSet, micrographs: MicrographSet | None) -> PickSet:
+    return picks if micrographs is None else match_micrographs(picks, [str(path) for path in micrographs.path])
 
 
 def join_rows(parts: list[MicrographSet]) -> MicrographSet:

@@ -1,9 +1,10 @@
-"""Coordinates of other pickers: EMAN `.box`, crYOLO `.cbox` and Topaz tables, to and from `PickSet`.
+"""Coordinates of other pickers: EMAN `.box`, crYOLO `.cbox` and Topaz tables, to and from `PickSet`; EMAN `_info.json`.
 
-Boxes are given by a corner, picks by their centre. Topaz gives pixels of the down-sampled image, so its scale must be
-named.
+Boxes of `.box` and `.cbox` files are given by a corner, those of EMAN's `_info.json`, like picks, by their centre.
+Topaz gives pixels of the down-sampled image, so its scale must be named.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,11 +16,11 @@ from cryoloom.data import PickSet
 from cryoloom.io.atomic import write_whole
 from cryoloom.io.star import StarTable, read_star, write_star
 
-COORDINATE_SUFFIXES = (".box", ".cbox", ".txt", ".tsv", ".coords")
+COORDINATE_SUFFIXES = (".box", ".cbox", ".json", ".txt", ".tsv", ".coords")
 
 
 def read_coordinates(path: Path | str, *, scale: float | None = None, micrograph: str | None = None) -> PickSet:
-    """Read coordinates by the suffix of the file: `.box`, `.cbox`, or a Topaz table (`.txt`, `.tsv`).
+    """Read coordinates by the suffix of the file: `.box`, `.cbox`, `.json`, or a Topaz table (`.txt`, `.tsv`).
 
     Parameters
     ----------
@@ -28,7 +29,7 @@ def read_coordinates(path: Path | str, *, scale: float | None = None, micrograph
     scale
         Factor from pixels of the file to pixels of the micrograph; must be given for Topaz.
     micrograph
-        Micrograph of `.box` and `.cbox` files; by default the stem of the file.
+        Micrograph of `.box`, `.cbox` and `.json` files; by default the stem of the file.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -36,9 +37,14 @@ def read_coordinates(path: Path | str, *, scale: float | None = None, micrograph
         return _scaled(read_box(path, micrograph=micrograph), scale)
     if suffix == ".cbox":
         return _scaled(read_cbox(path, micrograph=micrograph), scale)
+    if suffix == ".json":
+        return _scaled(read_eman_info(path, micrograph=micrograph), scale)
     if suffix in (".txt", ".tsv", ".coords"):
         return read_topaz(path, scale=scale)
     raise InputError(f"{path}: unknown coordinate format {suffix!r}; expected one of {', '.join(COORDINATE_SUFFIXES)}.")
+
+
+_ENDS = (-1, -2)  # fifth column of EMAN's boxes: first and last box of a filament
 
 
 def read_box(path: Path | str, *, micrograph: str | None = None) -> PickSet:
@@ -54,6 +60,10 @@ def read_box(path: Path | str, *, micrograph: str | None = None) -> PickSet:
             raise InputError(f"{path}, line {number}: {len(numbers)} numbers, expected x, y, width and height.")
         if numbers[2] <= 0 or numbers[3] <= 0:
             raise InputError(f"{path}, line {number}: a box of {numbers[2]:g} x {numbers[3]:g} pixels.")
+        if numbers[4:] and numbers[4] in _ENDS:
+            raise InputError(
+                f"{path}, line {number}: the end of a filament, not a particle; let the program write segments."
+            )
         rows.append(numbers[:4])
     boxes = np.asarray(rows, dtype=np.float64).reshape(-1, 4)
     centre = boxes[:, 1::-1] + boxes[:, 3:1:-1] / 2
@@ -65,12 +75,16 @@ def read_box(path: Path | str, *, micrograph: str | None = None) -> PickSet:
 
 
 def read_cbox(path: Path | str, *, micrograph: str | None = None) -> PickSet:
-    """Read crYOLO boxes: a STAR file whose coordinates are corners."""
+    """Read crYOLO boxes, whose coordinates are corners: a STAR file, or the plain lines of versions before 1.8."""
     path = Path(path)
+    lines = [line.strip() for line in _lines(path)]
+    first = next(line for line in lines if line)
+    if not first.startswith(("data_", "#", "_", "loop_")):
+        return _read_plain_cbox(lines, path, micrograph or path.stem)
     star = read_star(path)
     table = star.get("cryolo")
     if not isinstance(table, StarTable):
-        raise InputError(f"{path}: no table 'cryolo'; this is no .cbox file of crYOLO 1.8 or later.")
+        raise InputError(f"{path}: no table 'cryolo'; this is no .cbox file of crYOLO.")
     width, height = table.numbers("Width"), table.numbers("Height")
     x = table.numbers("CoordinateX") + width / 2
     y = table.numbers("CoordinateY") + height / 2
@@ -90,11 +104,60 @@ def read_cbox(path: Path | str, *, micrograph: str | None = None) -> PickSet:
     return picks
 
 
+def _read_plain_cbox(lines: list[str], path: Path, micrograph: str) -> PickSet:
+    """Lines `x y width height confidence` and, if given, the estimated width and height."""
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if line:
+            rows.append(_numbers(line.split(), path, number))
+            if len(rows[-1]) < 5:
+                raise InputError(
+                    f"{path}, line {number}: {len(rows[-1])} numbers, expected x, y, width, height and confidence."
+                )
+    boxes = np.asarray([row[:5] for row in rows], dtype=np.float64)
+    return PickSet(
+        position_px=boxes[:, 1::-1] + boxes[:, 3:1:-1] / 2,
+        micrograph=np.full(len(boxes), micrograph, dtype=object),
+        score=boxes[:, 4],
+        extra={"boxWidth": boxes[:, 2], "boxHeight": boxes[:, 3]},
+    )
+
+
+def read_eman_info(path: Path | str, *, micrograph: str | None = None) -> PickSet:
+    """Read the boxes of EMAN2's `info/<micrograph>_info.json`: centres, and a word on how each was picked.
+
+    Raises
+    ------
+    InputError
+        If the file has no list `boxes` of micrographs.
+    """
+    path = Path(path)
+    try:
+        content = json.loads("\n".join(_lines(path)))
+    except ValueError as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error}).") from error
+    boxes = content.get("boxes") if isinstance(content, dict) else None
+    if not isinstance(boxes, list):
+        raise InputError(f"{path}: no list 'boxes'; this is no info file of EMAN2 with picks on a micrograph.")
+    rows = []
+    for number, box in enumerate(boxes, 1):
+        if not isinstance(box, list) or len(box) < 2:
+            raise InputError(f"{path}, box {number}: expected x, y and how it was picked, found {str(box)[:60]}.")
+        rows.append(_numbers([str(word) for word in box[:2]], path, number))
+    name = micrograph or path.stem.removesuffix("_info")
+    return PickSet(
+        position_px=np.asarray(rows, dtype=np.float64).reshape(-1, 2)[:, ::-1],
+        micrograph=np.full(len(rows), name, dtype=object),
+    )
+
+
 def read_topaz(path: Path | str, *, scale: float | None = None) -> PickSet:
     """Read a Topaz table: image_name, x_coord, y_coord, optional score; origin at the first pixel."""
     path = Path(path)
     if scale is None:
-        raise InputError(f"{path}: Topaz coordinates are pixels of the down-sampled image; give their scale.")
+        raise InputError(
+            f"{path}: Topaz coordinates are pixels of the down-sampled image; give their scale (`convert --scale`)."
+        )
     lines = _lines(path)
     header = re.split(r"[\t ,]+", lines[0].strip()) if lines else []
     if header[:3] != ["image_name", "x_coord", "y_coord"]:

@@ -117,7 +117,7 @@ def particles_of_table(table: np.ndarray, path: Path | str, finder: PathFinder) 
     }
     _read_ctf(table, names, fields)
     _read_alignment(table, names, fields, path)
-    _read_location(table, names, fields, finder)
+    read_location(table, names, fields, finder)
     groups, index = _optics(table, names, path, "blob")
     return ParticleSet(**fields, optics=groups, optics_index=index, extra=_extra(table))
 
@@ -261,7 +261,8 @@ def _read_alignment(table: np.ndarray, names: set[str], fields: dict[str, Any], 
             fields["class_number"] = table[f"{group}/class"].astype(np.int64) + 1
 
 
-def _read_location(table: np.ndarray, names: set[str], fields: dict[str, Any], finder: PathFinder) -> None:
+def read_location(table: np.ndarray, names: set[str], fields: dict[str, Any], finder: PathFinder) -> None:
+    """Micrograph, place and score of each row into `fields`, of what the table has."""
     if "location/micrograph_path" in names:
         micrographs = _text(table["location/micrograph_path"])
         fields["micrograph"] = finder.find_all(map_unique(micrographs, lambda name: name.lstrip(">")))

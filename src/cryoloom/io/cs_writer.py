@@ -70,13 +70,13 @@ def write_cs_particles(particles: ParticleSet, path: Path | str) -> None:
 def table_with_originals(particles: ParticleSet, path: Path) -> np.ndarray:
     """Fields of cryoSPARC and, beside them, what they do not hold exactly."""
     columns = cs_columns(particles)
-    back = particles_of_table(_table(columns), path, _NoFinder())
+    back = particles_of_table(as_table(columns), path, _NoFinder())
     for name in ParticleSet.row_fields():
         values, other = getattr(particles, name), getattr(back, name)
         if name == "optics_index" or values is None:
             continue
         if other is None or not _same(values, other):
-            columns[f"{OWN}{name}"] = _storable(np.asarray(values))
+            columns[f"{OWN}{name}"] = storable(np.asarray(values))
     absent = [n for n in ParticleSet.row_fields() if getattr(particles, n) is None and getattr(back, n) is not None]
     if absent:
         columns[f"{OWN}absent"] = np.full(len(particles), ",".join(absent).encode())
@@ -84,12 +84,12 @@ def table_with_originals(particles: ParticleSet, path: Path) -> np.ndarray:
     for label, values in particles.extra.items():
         field = _BY_LABEL.get(label, _BY_LABEL.get(label[:-1]) if label[-1:].isdigit() else None)
         if label != "cryosparcUid" and field not in used:
-            columns[FOREIGN + label] = _storable(np.asarray(values))
+            columns[FOREIGN + label] = storable(np.asarray(values))
     if particles.optics != back.optics or not np.array_equal(particles.optics_index, back.optics_index):
         texts = np.array([json.dumps(asdict(group), sort_keys=True).encode() for group in particles.optics])
         columns[f"{OWN}optics"] = texts[np.asarray(particles.optics_index)]
         columns[f"{OWN}optics_index"] = np.asarray(particles.optics_index, np.int64)
-    return _table(columns)
+    return as_table(columns)
 
 
 def with_originals(read: ParticleSet, table: np.ndarray) -> ParticleSet:
@@ -148,7 +148,7 @@ def cs_columns(particles: ParticleSet) -> dict[str, np.ndarray]:
     """Fields of cryoSPARC by name, from the record alone."""
     n = len(particles)
     columns: dict[str, np.ndarray] = {"uid": _uids(particles)}
-    columns["blob/path"] = _storable(np.asarray(particles.image_path, dtype=object))
+    columns["blob/path"] = storable(np.asarray(particles.image_path, dtype=object))
     columns["blob/idx"] = np.asarray(particles.image_index).astype("<u4")
     boxes = np.asarray([group.box or 0 for group in particles.optics], "<u4")[particles.optics_index]
     columns["blob/shape"] = np.stack([boxes, boxes], axis=-1).reshape(n, 2)
@@ -219,10 +219,10 @@ def _location_columns(particles: ParticleSet, so_far: dict[str, np.ndarray]) -> 
     columns: dict[str, np.ndarray] = {}
     if particles.micrograph is None:
         return columns
-    columns["location/micrograph_path"] = _storable(np.asarray(particles.micrograph, dtype=object))
+    columns["location/micrograph_path"] = storable(np.asarray(particles.micrograph, dtype=object))
     shape = so_far.get("location/micrograph_shape")
     if shape is None:
-        shape = _micrograph_shapes(particles.micrograph)
+        shape = micrograph_shapes(particles.micrograph)
     if shape is not None and particles.position_px is not None:
         position = np.asarray(particles.position_px, np.float64)
         columns["location/micrograph_shape"] = shape.astype("<u4")
@@ -239,7 +239,7 @@ def _extra_columns(particles: ParticleSet) -> dict[str, np.ndarray]:
         several = [f"{label}{i}" for i in range(9) if f"{label}{i}" in particles.extra]
         if label in particles.extra:
             values = np.asarray(particles.extra[label])
-            columns[name] = _storable(values) if kind == "S" else _as_kind(values, kind)
+            columns[name] = storable(values) if kind == "S" else _as_kind(values, kind)
         elif several:
             columns[name] = np.stack([_as_kind(np.asarray(particles.extra[one]), kind) for one in several], axis=-1)
     return columns
@@ -273,7 +273,7 @@ def _group_ids(groups: tuple[Optics, ...]) -> np.ndarray:
     return np.arange(1, len(groups) + 1).astype("<u4")
 
 
-def _micrograph_shapes(micrographs: np.ndarray) -> np.ndarray | None:
+def micrograph_shapes(micrographs: np.ndarray) -> np.ndarray | None:
     """Rows and columns of the micrograph of each particle, `(n, 2)`; None where a file is not there."""
     known: dict[str, tuple[int, int]] = {}
     for name in dict.fromkeys(str(m) for m in micrographs):
@@ -286,7 +286,7 @@ def _micrograph_shapes(micrographs: np.ndarray) -> np.ndarray | None:
     return np.array([known[str(name)] for name in micrographs]).reshape(-1, 2)
 
 
-def _storable(values: np.ndarray) -> np.ndarray:
+def storable(values: np.ndarray) -> np.ndarray:
     """Text as bytes of fixed width, numbers in their type."""
     if values.dtype.kind in "OU":
         encoded = [str(value).encode() for value in values]
@@ -294,7 +294,8 @@ def _storable(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _table(columns: dict[str, np.ndarray]) -> np.ndarray:
+def as_table(columns: dict[str, np.ndarray]) -> np.ndarray:
+    """Structured array of columns, one of which is `uid`."""
     n = len(columns["uid"])
     table = np.zeros(n, [(name, values.dtype, values.shape[1:]) for name, values in columns.items()])
     for name, values in columns.items():

@@ -14,6 +14,9 @@ import numpy as np
 
 from cryoloom.contract import InputError
 from cryoloom.data import FscCurve, MicrographSet, MovieSet, Optics, ParticleSet, PickSet
+from cryoloom.io.coordinates import COORDINATE_SUFFIXES, read_coordinates
+from cryoloom.io.cs import is_cs
+from cryoloom.io.cs_picks import read_cs_picks
 from cryoloom.io.paths import PathFinder, map_unique, relative_to_root
 from cryoloom.io.relion_columns import (
     MICROGRAPHS,
@@ -32,6 +35,7 @@ from cryoloom.io.relion_optics import optics_columns, read_optics_columns, read_
 from cryoloom.io.star import StarFile, StarTable, iter_tables, read_star, write_star
 
 _MICROGRAPH_PATHS = ("path", "path_even", "path_odd", "path_undosed", "movie_path", "motion_path", "ctf_image")
+_NEVER_SET = (-999, -9999)
 _EULER = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 
 
@@ -146,12 +150,16 @@ def read_picks(path: Path | str, *, root: Path | str | None = None) -> PickSet:
     Parameters
     ----------
     path
-        STAR file. A file of one micrograph that does not name it gives the stem of its own name without
-        `_autopick`, `_manualpick` or `_manual`.
+        STAR file, table of cryoSPARC, or coordinates of EMAN or crYOLO. A file of one micrograph that does not name it
+        gives the stem of its own name without `_autopick`, `_manualpick` or `_manual`.
     root
         Project folder that relative paths start from.
     """
     path = Path(path)
+    if is_cs(path):
+        return read_cs_picks(path, root=root)
+    if path.suffix.lower() in COORDINATE_SUFFIXES:
+        return read_coordinates(path)
     star = read_star(path)
     finder = PathFinder(path, root)
     table = _find_table(star, ("picks", "particles", "", "images"), "rlnCoordinateX")
@@ -449,8 +457,13 @@ def _picks_of(table: StarTable, path: Path, finder: PathFinder) -> PickSet:
     _read_positions(table, fields, labels)
     if "position_px" not in fields:
         raise InputError(f"{table.where}: the column _rlnCoordinateY is missing.")
+    for field in ("score", "class_number"):
+        if field in fields and _never_set(fields[field]):
+            del fields[field]
     if "rlnAnglePsi" in table:
-        fields["psi"] = 0.0 - np.deg2rad(table.numbers("rlnAnglePsi"))
+        angle = table.numbers("rlnAnglePsi")
+        if not _never_set(angle):
+            fields["psi"] = 0.0 - np.deg2rad(angle)
         labels.add("rlnAnglePsi")
     if "micrograph" in fields:
         fields["micrograph"] = finder.find_all(fields["micrograph"])
@@ -460,6 +473,11 @@ def _picks_of(table: StarTable, path: Path, finder: PathFinder) -> PickSet:
             stem = stem.removesuffix(ending)
         fields["micrograph"] = np.full(len(table), stem, dtype=object)
     return PickSet(**fields, extra=read_extra(table, labels))
+
+
+def _never_set(values: np.ndarray) -> bool:
+    """Whether all values are those that RELION and crYOLO write where nothing was measured."""
+    return bool(len(values)) and bool(np.isin(np.asarray(values), _NEVER_SET).all())
 
 
 def _join_picks(parts: list[PickSet]) -> PickSet:
