@@ -14,6 +14,7 @@ from hinge_bed import make_hinge_bed
 from micelle_bed import make_micelle_bed
 
 from cryoloom.compute.executor import ThreadExecutor
+from cryoloom.data import VolumeMap
 from cryoloom.em import ImageSource, NoiseModel, PosePriors, refine_poses, single_candidates
 from cryoloom.fourier.slices import prepare_volume
 from cryoloom.geometry import pose_distance
@@ -23,8 +24,9 @@ from cryoloom.io.records import read_particles
 from cryoloom.maps.filter import lowpass
 from cryoloom.maps.fsc import fourier_shell_correlation, resolution_at
 from cryoloom.maps.mask import soft_mask_from_map
+from cryoloom.maps.superpose import superpose
 from cryoloom.project.runner import run_stage
-from cryoloom.scoring.maps import score_map, true_resolution
+from cryoloom.scoring.maps import resample_like, score_map, true_resolution
 from cryoloom.scoring.poses import score_rotations
 from cryoloom.simulate.particles import ParticleRecipe, Specimen, observed, simulate_particles
 from cryoloom.simulate.phantom import phantom
@@ -200,20 +202,43 @@ def test_a_domain_on_a_hinge_is_refined_as_if_it_were_alone(tmp_path, measure):
     alone = run_stage("reconstruct", {"particles": bed.domain_alone}, {}, out=tmp_path / "alone")
     oracle = score_map(read_map(alone["map"]), bed.domain, superposed=True).resolution
     before = true_resolution(read_map(whole["map"]), bed.domain)
-    reached = score_map(read_map(local["map"]), bed.domain).resolution
+    reached = score_map(read_map(local["map"]), bed.domain)
+    # the bound of these images: the poses that they tell when they meet the true map of the domain
+    write_map(_laid_on(read_map(local["map"]), bed.domain), tmp_path / "domain.mrc")
+    told = run_stage(
+        "refine",
+        {"particles": cut["particles"], "reference": tmp_path / "domain.mrc"},
+        {"local": True, "local_angle_deg": 10.0, "local_shift": 5.0, "initial_lowpass": 4.2, "max_iterations": 1},
+        out=tmp_path / "told",
+    )
+    bound = score_map(read_map(told["map"]), bed.domain).resolution / oracle - 1
+    above = reached.resolution / oracle - 1
+    allowed = 0.1 if bound <= 0.1 else 1.3 * bound
     # what was subtracted must not look better than the consensus knew it
     given = read_map(cut["mask"])
     claimed = read_map(local["mask"])
     outside = float(((given.data < 0.01) * claimed.data).sum() / claimed.data.sum())
-    measure(
-        round(100 * (reached / oracle - 1), 1), "% above the domain's own oracle", "<= 10",
-        note=f"{reached:.2f} Å, oracle {oracle:.2f} Å, consensus {before:.2f} Å; "
+    note = (
+        f"{reached.resolution:.2f} Å, oracle {oracle:.2f} Å, consensus {before:.2f} Å; "
         f"reported {local.summary['resolution']:.2f} Å; poses of the domain good to "
-        f"{local.summary['pose_error_deg']:.1f}° by their own error bars",
+        f"{local.summary['pose_error_deg']:.1f}° by their own error bars; bound: the same images aligned to the true map"
+    )
+    if bound > 0.1:
+        note += "; 10 % is beyond the bound, so 1.3 times the bound is asked (rule 5)"
+    measure(
+        round(100 * above, 1), "% above the domain's own oracle", f"<= {100 * allowed:.1f}",
+        bound=round(100 * bound, 1), note=note,
     )  # fmt: skip
     measure(round(100 * outside, 2), "% of the mask behind which the resolution is claimed outside the given", "<= 1")
-    assert reached <= 1.1 * oracle
+    assert above <= allowed
     assert outside <= 0.01
+
+
+def _laid_on(found, truth):
+    """The truth in the frame and box of a map that was found, in the grey scale in which the simulator has it."""
+    fixed, moving = (torch.from_numpy(np.ascontiguousarray(m.data)) for m in (resample_like(found, truth), truth))
+    laid = superpose(fixed, moving, truth.pixel_size, resolution=5.0, either_hand=False)
+    return resample_like(VolumeMap(laid.apply(moving).numpy(), truth.pixel_size), found)
 
 
 # shape, symmetry, SNR at 2.6 Å per pixel; bed c1, cropped to such pixels, would have 0.15 and twice the images

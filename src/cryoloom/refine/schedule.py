@@ -144,7 +144,7 @@ def iterate(
     reach = source.points.radius if last else clip_radius(source, ahead)
     parts, n_parts = parts_to_sum(state, plan, last=last)
     weighted = replace(candidates, posterior=share * fitting[candidates.row])
-    if state.weak and not (plan.local and state.iteration < SETTLING):
+    if state.weak and (last or not plan.local or state.iteration >= SETTLING):
         weighted = spread_modes(weighted, POINTS)
     sums = accumulate(source, weighted, parts[weighted.row], n_parts, noise, executor, radius=reach)
     maps = next_maps(sums, source, state, plan, executor, most=reach, last=last)
