@@ -221,7 +221,7 @@ def test_a_domain_on_a_hinge_is_refined_as_if_it_were_alone(tmp_path, measure):
     note = (
         f"{reached.resolution:.2f} Å, oracle {oracle:.2f} Å, consensus {before:.2f} Å; "
         f"reported {local.summary['resolution']:.2f} Å; poses of the domain good to "
-        f"{local.summary['pose_error_deg']:.1f}° by their own error bars; bound: the same images aligned to the true map"
+        f"{local.summary['pose_error_deg']:.1f}° by their own error bars; bound: the same images aligned to the truth"
     )
     if bound > 0.1:
         note += "; 10 % is beyond the bound, so 1.3 times the bound is asked (rule 5)"
