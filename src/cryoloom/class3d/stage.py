@@ -20,7 +20,7 @@ from cryoloom.class3d.subspace import find_subspace
 from cryoloom.contract import Figure, InputError, Run, stage
 from cryoloom.data import ParticleSet, VolumeMap
 from cryoloom.em.groups import half_sets, noise_groups
-from cryoloom.em.images import ImageSource
+from cryoloom.em.images import ImageSource, cache_bytes
 from cryoloom.em.poses import PoseTable, empty_poses
 from cryoloom.em.start import particle_diameter, place_reference
 from cryoloom.io.particles import ParticleImages
@@ -56,7 +56,7 @@ def sort_particles(
         particles,
         diameter,
         noise_group=noise_groups(particles, settings.noise),
-        cache_bytes=min(1 << 30, run.memory_budget // 4),
+        cache_bytes=cache_bytes(run.memory_budget),
     )
     path = run.checkpoint("classes.npz")
     kept = load_progress(path) if path.exists() else None

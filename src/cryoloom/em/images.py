@@ -27,6 +27,15 @@ class ImageReader(Protocol):
         """Images of the rows, `(n, h, w)` float32."""
 
 
+CACHE_BYTES = 1 << 29
+"""Prepared images kept in memory, at most, so that a large set takes no more memory than one of some thousands."""
+
+
+def cache_bytes(memory_budget: int) -> int:
+    """Room for prepared images in a job that may use so many bytes."""
+    return min(CACHE_BYTES, memory_budget // 4)
+
+
 @dataclass(frozen=True)
 class ImageChunk:
     """Prepared images.
@@ -78,7 +87,7 @@ class ImageSource:
         mask_diameter: float,
         *,
         noise_group: np.ndarray | None = None,
-        cache_bytes: int = 1 << 30,
+        cache_bytes: int = CACHE_BYTES,
         normalise: bool = True,
     ) -> None:
         if len(particles) == 0:

@@ -7,7 +7,7 @@ from cryoloom.contract import InputError, Run, stage
 from cryoloom.data import ParticleSet, VolumeMap
 from cryoloom.em.accumulate import accumulate
 from cryoloom.em.groups import half_sets, noise_groups
-from cryoloom.em.images import ImageSource
+from cryoloom.em.images import ImageSource, cache_bytes
 from cryoloom.em.noise import estimate_image_power
 from cryoloom.em.poses import single_candidates
 from cryoloom.em.solve import prepare_sums, solve, ssnr_of
@@ -32,7 +32,7 @@ def reconstruct_map(particles: ParticleSet, settings: ReconstructSettings, run: 
         particles,
         diameter,
         noise_group=noise_groups(particles, settings.noise),
-        cache_bytes=min(1 << 30, run.memory_budget // 4),
+        cache_bytes=cache_bytes(run.memory_budget),
     )
     radius = source.points.radius
     if settings.resolution is not None:

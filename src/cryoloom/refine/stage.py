@@ -9,7 +9,7 @@ import torch
 from cryoloom.contract import Figure, InputError, Run, stage
 from cryoloom.data import FscCurve, ParticleSet, VolumeMap
 from cryoloom.em.groups import half_sets, noise_groups
-from cryoloom.em.images import ImageSource
+from cryoloom.em.images import ImageSource, cache_bytes
 from cryoloom.em.reliability import pose_reliability
 from cryoloom.em.solve import solve, ssnr_of
 from cryoloom.em.start import particle_diameter, place_reference
@@ -58,7 +58,7 @@ def open_images(
         particles,
         min(diameter, 0.98 * field),
         noise_group=noise_groups(particles, settings.noise),
-        cache_bytes=min(1 << 30, run.memory_budget // 4),
+        cache_bytes=cache_bytes(run.memory_budget),
     )
     return source, placed
 

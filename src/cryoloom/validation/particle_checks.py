@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cryoloom.contract import Run
 from cryoloom.data import ParticleSet
-from cryoloom.em.images import ImageReader
+from cryoloom.em.images import ImageReader, cache_bytes
 from cryoloom.fourier import fourier_crop
 from cryoloom.geometry import symmetry_matrices
 from cryoloom.maps.filter import filter_map, shell_gain
@@ -71,7 +71,7 @@ def check_particles(
         run.executor,
         run.generator("halves"),
         largest_number=settings.particles_used,
-        cache_bytes=min(1 << 30, run.memory_budget // 4),
+        cache_bytes=cache_bytes(run.memory_budget),
     )
     _answer_tilt_pairs(particles, tilted, settings.symmetry, run, report)
     field = maps.half1.shape[0] * maps.pixel_size

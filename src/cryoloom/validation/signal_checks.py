@@ -4,7 +4,7 @@ from torch import Tensor
 
 from cryoloom.contract import Run
 from cryoloom.data import ParticleSet
-from cryoloom.em.images import ImageReader
+from cryoloom.em.images import ImageReader, cache_bytes
 from cryoloom.validation.explained import explained_share
 from cryoloom.validation.half_map_checks import HalfMaps, low_shell
 from cryoloom.validation.items import Report, number
@@ -98,7 +98,7 @@ def answer_random_phases(
         run.executor,
         run.generator("halves"),
         largest_number=settings.particles_used,
-        cache_bytes=min(1 << 30, run.memory_budget // 4),
+        cache_bytes=cache_bytes(run.memory_budget),
     )
     test = compare_random_phases(
         posed, without, mask, run.executor, from_shell=first, last_shell=last, symmetry=settings.symmetry
