@@ -29,6 +29,18 @@ def test_an_average_that_lies_off_the_centre_or_over_the_rim_is_not_good():
     assert quality.reasons[0] == [] and quality.reasons[1]
 
 
+def test_a_class_that_resolves_less_than_its_number_of_images_gives_is_no_particle():
+    ring = torch.arange(16).double()
+    per_image = 0.3 * torch.exp(-0.4 * ring)  # signal over noise
+    count = torch.tensor([100, 80, 10, 60])
+    ratio = count[:, None] * per_image
+    ratio[3] = 60 * 3.0 * torch.exp(-1.6 * ring)  # ten times as strong, and of one size only
+    quality = judge(view_images(4), ratio / (1 + ratio), count)
+    assert (quality.good[:2] > 0.8).all()
+    assert quality.good[2] > 0.6  # fewer images, the same particle
+    assert quality.good[3] < 0.1 and "so many images" in " ".join(quality.reasons[3])
+
+
 def test_empty_classes_are_named():
     quality = judge(view_images(2), torch.ones(2, 16).double(), torch.tensor([10, 0]))
     assert quality.good[1] == 0 and quality.reasons[1] == ["no particles"]

@@ -1,9 +1,11 @@
 """How good each class is, from measured things alone, and a verdict with reasons.
 
 Measured: the resolution at which the two halves of a class stop to agree, set against the best classes of the same
-run; the energy of the average inside the particle's circle over that outside of it; how much of it touches the rim of
-the circle; whether it is brighter than its surroundings; and how far its mass lies from the centre. Each becomes a
-factor between 0 and 1; their product is the probability that the class shows a particle.
+run, and against what as many images of the typical class would reach (pieces of dirt are strong, but each is another:
+their halves agree on a blob and on nothing finer); the energy of the average inside the particle's circle over that
+outside of it; how much of it touches the rim of the circle; whether it is brighter than its surroundings; and how far
+its mass lies from the centre. Each becomes a factor between 0 and 1; their product is the probability that the class
+shows a particle.
 """
 
 from dataclasses import dataclass
@@ -11,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+
+_LEAST_CORRELATION = 1e-3
 
 
 @dataclass(frozen=True)
@@ -102,10 +106,16 @@ def judge_classes(
 
     used = count_np > 0
     best = _weighted_quantile(crossing[used], share[used], 0.8) if used.any() else 1.0
+    usual = _crossing(expected_correlation(correlation.double().numpy(), count_np), radii.double().numpy(), 0.3)
     good = np.ones(n)
     reasons: list[list[str]] = [[] for _ in range(n)]
     factors = (
         (_gate(crossing / max(best, 1e-9), 0.3, 0.05), "the halves agree to {:.0f} Å only", resolution),
+        (
+            _gate(crossing / usual, 0.75, 0.04),
+            "so many images should resolve more than {:.0f} Å",
+            resolution,
+        ),
         (_gate(agreement, 0.3, 0.05), "the halves hardly agree (mean correlation {:.2f})", agreement),
         (_gate(np.log(contrast), np.log(3.0), 0.2), "as much outside of the circle as inside ({:.1f})", contrast),
         (_gate(-rim_ratio, -2.5, 0.25), "the average reaches over the rim ({:.2f})", rim_ratio),
@@ -120,6 +130,29 @@ def judge_classes(
     for i in np.flatnonzero(~used):
         reasons[i] = ["no particles"]
     return ClassQuality(count_np, share, resolution, agreement, contrast, rim_ratio, offset, brightness, good, reasons)
+
+
+def expected_correlation(correlation: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Correlation of the halves of each class if its images were like those of the typical class, `(n, rings)`.
+
+    The ratio of signal to noise of one image is the median over all images, ring by ring, of what their classes say:
+    `c / (1 - c)` over the number of images.
+
+    Parameters
+    ----------
+    correlation
+        Of the halves, per ring `(n, rings)`.
+    count
+        Images in each class, `(n,)`.
+    """
+    c = np.clip(correlation, _LEAST_CORRELATION, 1 - _LEAST_CORRELATION)
+    ratio = c / (1 - c) / np.maximum(count, 1.0)[:, None]
+    order = np.argsort(ratio, axis=0)
+    total = np.cumsum(count[order], axis=0)
+    middle = (total >= 0.5 * total[-1]).argmax(0)
+    typical = np.take_along_axis(ratio, np.take_along_axis(order, middle[None], 0), 0)
+    together = count[:, None] * typical
+    return np.asarray(together / (1 + together))
 
 
 def particle_junk(good: np.ndarray, class_index: np.ndarray, member: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from cryoloom.project.runner import JobResult
 SETTLED = 0.05  # median shift of the selected particles over their diameter at which picks sit where they should
 LEAST_KEPT = 0.3  # a later round counts if it keeps this share of what was kept before: early ones count parts and junk
 APART = 0.4  # centres nearer than this share of the diameter are one particle
+AGREED = 1.15  # ratio of two diameters that are called equal
 CIRCLE = 1.25  # diameter of the circle that 2D classes see, in diameters of the particle
 FIRST_CIRCLE = 1.3  # the same, while the size is a first guess
 
@@ -74,7 +75,7 @@ def find_particles(way: Way, micrographs: Path) -> FoundParticles | None:
             break
         # what reaches beyond the circle is a neighbour, or a particle that the next round sees whole
         measured.append(min(classes.summary.get("particle_diameter") or found, circle))
-        extent = given or max(first, median_high(measured))  # a neighbour may be taken for a part, once
+        extent = given or _extent(first, measured)
         this = _distinct(way, classes, extent)
         if best is None or this.n >= LEAST_KEPT * best.n:
             best = this
@@ -86,6 +87,17 @@ def find_particles(way: Way, micrographs: Path) -> FoundParticles | None:
         return None
     centred = _extract(way, micrographs, {"particles": best.unique["particles"]}, best.diameter)
     return FoundParticles(centred["particles"], best.diameter)
+
+
+def _extent(first: float, measured: list[float]) -> float:
+    """Å: the middle of what the rounds measured in 2D, since a neighbour may be taken for a part, once.
+
+    It is not less than what the first picks found, unless two rounds agree that it is: mean profiles of crowded
+    particles reach too far, and averages of few images may lack a part.
+    """
+    middle = median_high(measured)
+    agreed = len(measured) > 1 and measured[-1] <= measured[-2] * AGREED and measured[-2] <= measured[-1] * AGREED
+    return middle if agreed else max(first, middle)
 
 
 def _classify(way: Way, micrographs: Path, where: dict[str, Path], diameter: float, circle: float) -> JobResult:
