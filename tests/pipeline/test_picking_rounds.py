@@ -71,11 +71,15 @@ def test_a_diameter_that_one_round_got_wrong_does_not_stay(tmp_path):
 
 def test_a_first_diameter_that_was_too_large_gives_way_to_two_rounds_that_agree(tmp_path):
     way = Scripted(tmp_path, [(300, 0.3), (200, 0.01)], seen=(150.0, 142.0))
-    assert find_particles(way, tmp_path / "micrographs.star").diameter == 150.0
+    assert find_particles(way, tmp_path / "micrographs.star").diameter == 142.0
     second = [settings["diameter"] for stage, _, settings in way.asked if stage == "pick"][1]
     assert second == DIAMETER
-    way = Scripted(tmp_path, [(300, 0.3), (200, 0.01)], seen=(190.0, 142.0))
-    assert find_particles(way, tmp_path / "micrographs.star").diameter == DIAMETER
+
+
+def test_rounds_go_on_until_the_diameter_is_found_again(tmp_path):
+    way = Scripted(tmp_path, [(300, 0.3), (200, 0.01), (200, 0.01)], seen=(250.0, 155.0, 150.0))
+    assert find_particles(way, tmp_path / "micrographs.star").diameter == 155.0
+    assert [settings["diameter"] for stage, _, settings in way.asked if stage == "pick"] == [None, 250.0, DIAMETER]
 
 
 def test_a_diameter_that_was_given_is_kept(tmp_path):

@@ -2,8 +2,8 @@
 
 Nothing is known of the particle at first, so the first round may sit on its parts, and some particles are picked more
 than once. The averages of a round are centred on whole particles, so the picks of the next one sit better. Rounds end
-when classification moves the picks no more. What is left is cut out anew at the centres that the classes gave, each
-particle once.
+when classification moves the picks no more and finds the same size again. What is left is cut out anew at the centres
+that the classes gave, each particle once.
 """
 
 from dataclasses import dataclass
@@ -79,7 +79,7 @@ def find_particles(way: Way, micrographs: Path) -> FoundParticles | None:
         this = _distinct(way, classes, extent)
         if best is None or this.n >= LEAST_KEPT * best.n:
             best = this
-        if number > 0 and this.moved < SETTLED:
+        if number > 0 and this.moved < SETTLED and (given or _alike(*measured[-2:])):
             break
         references = {"references": classes.folder / "class_averages_selected.mrcs"}
     if best is None:
@@ -90,14 +90,17 @@ def find_particles(way: Way, micrographs: Path) -> FoundParticles | None:
 
 
 def _extent(first: float, measured: list[float]) -> float:
-    """Å: the middle of what the rounds measured in 2D, since a neighbour may be taken for a part, once.
+    """Å: what the last of two rounds measured in 2D, or the middle of three: a neighbour may be taken for a part, once.
 
     It is not less than what the first picks found, unless two rounds agree that it is: mean profiles of crowded
     particles reach too far, and averages of few images may lack a part.
     """
-    middle = median_high(measured)
-    agreed = len(measured) > 1 and measured[-1] <= measured[-2] * AGREED and measured[-2] <= measured[-1] * AGREED
-    return middle if agreed else max(first, middle)
+    middle = median_high(measured) if len(measured) > 2 else measured[-1]
+    return middle if len(measured) > 1 and _alike(*measured[-2:]) else max(first, middle)
+
+
+def _alike(one: float, other: float) -> bool:
+    return max(one, other) <= AGREED * min(one, other)
 
 
 def _classify(way: Way, micrographs: Path, where: dict[str, Path], diameter: float, circle: float) -> JobResult:
