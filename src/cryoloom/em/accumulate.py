@@ -11,9 +11,11 @@ import numpy as np
 from torch import Tensor
 
 from cryoloom.contract import Executor
-from cryoloom.em.images import ImageSource
+from cryoloom.em import tensor_kernels
+from cryoloom.em.images import ImageChunk, ImageSource
 from cryoloom.em.kernels import insert_particles_kernel
 from cryoloom.em.noise import NoiseModel
+from cryoloom.em.place import Place
 from cryoloom.em.poses import Candidates
 from cryoloom.fourier.slices import empty_sums
 
@@ -69,49 +71,117 @@ def accumulate(
     """
     radius = min(int(radius), source.points.radius)
     volumes = into or [FourierSums(empty_sums(radius), radius) for _ in range(n_targets)]
-    tables = noise.point_weights(source.points)
-    n_points = source.points.count(radius)
-    depth = volumes[0].sums.shape[0]
-    n_slabs = max(1, -(-executor.n_workers // n_targets))
-    # planes pass through the equator more often than through the poles: equal shares of a parabola
-    share = np.linspace(0.0, 1.0, n_slabs + 1)
-    edges = np.unique(np.rint(depth * (0.5 + 0.5 * np.sign(share - 0.5) * np.abs(2 * share - 1) ** 0.8)).astype(int))
-    slabs = list(zip(edges[:-1], edges[1:], strict=True))
     posterior = np.ones(len(candidates)) if candidates.posterior is None else candidates.posterior
-
-    def insert(task: tuple[int, tuple[int, int], np.ndarray, np.ndarray, object]) -> None:
-        v, (low, high), mine, at, chunk = task
-        insert_particles_kernel(
-            volumes[v].sums.numpy(),
-            depth // 2,
-            int(low),
-            int(high),
-            at,
-            candidates.rotation[mine],
-            candidates.shift_px[mine],
-            candidates.scale[mine],
-            posterior[mine],
-            chunk.data,  # type: ignore[attr-defined]
-            chunk.ctf,  # type: ignore[attr-defined]
-            tables,
-            chunk.group,  # type: ignore[attr-defined]
-            source.points.kx,
-            source.points.ky,
-            n_points,
-            source.box,
-        )
-
     rows = np.unique(candidates.row[target >= 0])
+    add = _CompiledInsertion if source.place == Place() else _TensorInsertion
+    insertion = add(source, candidates, posterior, volumes, noise, executor)
     for chunk in executor.map(source.chunk, source.chunk_rows(rows)):
         first, last = np.searchsorted(candidates.row, [chunk.rows[0], chunk.rows[-1] + 1])
         here = np.arange(first, last)
+        of_target = [here[target[here] == v] for v in range(n_targets)]
+        insertion(chunk, of_target)
+        for volume, mine in zip(volumes, of_target, strict=True):
+            volume.n_particles += float(posterior[mine].sum())
+    insertion.finish()
+    return volumes
+
+
+class _CompiledInsertion:
+    """Into slabs of the volumes, side by side."""
+
+    def __init__(
+        self,
+        source: ImageSource,
+        candidates: Candidates,
+        posterior: np.ndarray,
+        volumes: list[FourierSums],
+        noise: NoiseModel,
+        executor: Executor,
+    ) -> None:
+        self.source, self.candidates, self.posterior = source, candidates, posterior
+        self.volumes, self.executor, self.tables = volumes, executor, noise.point_weights(source.points)
+        depth = volumes[0].sums.shape[0]
+        n_slabs = max(1, -(-executor.n_workers // len(volumes)))
+        # planes pass through the equator more often than through the poles: equal shares of a parabola
+        share = np.linspace(0.0, 1.0, n_slabs + 1)
+        edges = np.rint(depth * (0.5 + 0.5 * np.sign(share - 0.5) * np.abs(2 * share - 1) ** 0.8)).astype(int)
+        edges = np.unique(edges)
+        self.slabs = list(zip(edges[:-1], edges[1:], strict=True))
+
+    def __call__(self, chunk: ImageChunk, of_target: list[np.ndarray]) -> None:
+        """Insert the candidates of one chunk, those of each volume by their indices."""
+        candidates, points = self.candidates, self.source.points
+
+        def insert(task: tuple[FourierSums, tuple[int, int], np.ndarray, np.ndarray]) -> None:
+            volume, (low, high), mine, at = task
+            insert_particles_kernel(
+                volume.sums.numpy(),
+                volume.sums.shape[0] // 2,
+                int(low),
+                int(high),
+                at,
+                candidates.rotation[mine],
+                candidates.shift_px[mine],
+                candidates.scale[mine],
+                self.posterior[mine],
+                chunk.data,
+                chunk.ctf,
+                self.tables,
+                chunk.group,
+                points.kx,
+                points.ky,
+                points.count(volume.radius),
+                self.source.box,
+            )
+
         tasks = []
-        for v in range(n_targets):
-            mine = here[target[here] == v]
+        for volume, mine in zip(self.volumes, of_target, strict=True):
             if len(mine):
                 at = np.searchsorted(chunk.rows, candidates.row[mine])
-                tasks += [(v, slab, mine, at, chunk) for slab in slabs]
-                volumes[v].n_particles += float(posterior[mine].sum())
-        for _ in executor.map(insert, tasks):
+                tasks += [(volume, slab, mine, at) for slab in self.slabs]
+        for _ in self.executor.map(insert, tasks):
             pass
-    return volumes
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
+
+
+class _TensorInsertion:
+    """Into volumes on another device, or in double precision, that are brought back at the end."""
+
+    def __init__(
+        self,
+        source: ImageSource,
+        candidates: Candidates,
+        posterior: np.ndarray,
+        volumes: list[FourierSums],
+        noise: NoiseModel,
+        executor: Executor,
+    ) -> None:
+        self.source, self.candidates, self.posterior, self.volumes = source, candidates, posterior, volumes
+        self.tables, place = noise.point_weights(source.points), source.place
+        self.fresh = [empty_sums(v.radius, dtype=place.dtype, device=place.device) for v in volumes]
+
+    def __call__(self, chunk: ImageChunk, of_target: list[np.ndarray]) -> None:
+        """Insert the candidates of one chunk, those of each volume by their indices."""
+        candidates, points = self.candidates, self.source.points
+        n_points = points.count(self.volumes[0].radius)
+        images = tensor_kernels.Images(chunk, points, n_points, self.fresh[0])
+        for sums, mine in zip(self.fresh, of_target, strict=True):
+            if len(mine):
+                tensor_kernels.insert_particles(
+                    sums,
+                    images,
+                    np.searchsorted(chunk.rows, candidates.row[mine]),
+                    candidates.rotation[mine],
+                    candidates.shift_px[mine],
+                    candidates.scale[mine],
+                    self.posterior[mine],
+                    self.tables[chunk.group, :n_points],
+                )
+
+    def finish(self) -> None:
+        """Add what was inserted to the volumes in memory."""
+        for volume, sums in zip(self.volumes, self.fresh, strict=True):
+            volume.sums += sums.to("cpu", volume.sums.dtype)
+        self.fresh = []

@@ -18,9 +18,11 @@ import numpy as np
 import torch
 
 from cryoloom.contract import Executor
+from cryoloom.em import tensor_kernels
 from cryoloom.em.images import ImageSource
 from cryoloom.em.kernels import ring_sums_kernel
 from cryoloom.em.noise import NoiseModel
+from cryoloom.em.place import compiled
 from cryoloom.em.poses import PoseTable
 from cryoloom.fourier.slices import PaddedSpectrum, reach
 from cryoloom.optics import electron_wavelength
@@ -77,6 +79,13 @@ def fit_defocus(
         for h, reference in enumerate(references):
             mine = np.flatnonzero(side == h)
             if not len(mine):
+                continue
+            if not compiled(reference.values):
+                images = tensor_kernels.Images(chunk, points, n_points, reference.values)
+                sums[mine] = tensor_kernels.ring_sums(
+                    reference, images, mine, poses.rotation[some[mine]], poses.shift_px[some[mine]], base, quarter,
+                    tables[chunk.group, :n_points], ring, n_rings,
+                )  # fmt: skip
                 continue
             part = np.zeros((len(mine), n_rings, 5))
             ring_sums_kernel(

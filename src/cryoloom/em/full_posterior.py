@@ -125,7 +125,7 @@ def ring_images(
         Trial shifts about each centre, pixels yx, `(t, 2)`; the centre alone by default.
     """
     n = len(weighted)
-    shifts_px = torch.zeros(1, 2) if shifts_px is None else shifts_px.to(torch.float32)
+    shifts_px = torch.zeros(1, 2, device=weighted.device) if shifts_px is None else shifts_px.to(torch.float32)
     moved = (weighted * shift_phases(plan, centre_px))[:, None]
     if len(shifts_px) > 1:
         moved = moved * shift_phases(plan, shifts_px)  # (n, t, rings, half)
@@ -176,17 +176,18 @@ def posterior_sums(
         Images in one block; by default so that its scores stay in the cache, whatever the number of cores.
     """
     n_references, n_rings, n_q, _ = references.coefficients.shape
+    device = references.coefficients.device
     scores_per_image = n_references * len(images.shifts_px) * plan.n_angles
     chunk = chunk or max(1, min(64, SCORES_IN_CACHE // scores_per_image))
     ring_total = plan.ring_weight * plan.n_samples  # Fourier pixels per ring
     bank = (references.coefficients * ring_total[:, None, None]).permute(2, 3, 1, 0).reshape(n_q, 2 * n_rings, -1)
-    prior = torch.zeros(n_groups) if log_prior is None else log_prior
+    prior = torch.zeros(n_groups, device=device) if log_prior is None else log_prior
     prior = prior.repeat_interleave(n_references // n_groups)
     norm = 0.5 * ring_total[:, None] * references.power.T
     block = _Block(plan, images, bank.contiguous(), norm, prior, shift_log_prior, n_groups, accumulate)
     blocks = [rows[i : i + chunk] for i in range(0, len(rows), chunk)]
-    numerator = torch.zeros(n_q, n_references, 2 * n_rings)
-    weight = torch.zeros(n_references, n_rings)
+    numerator = torch.zeros(n_q, n_references, 2 * n_rings, device=device)
+    weight = torch.zeros(n_references, n_rings, device=device)
     columns: list[Sequence[Tensor]] = []
     for sums, *rest in executor.map(block, blocks):
         if accumulate:
@@ -269,7 +270,7 @@ class _Block:
 
 def _place_of_best(scores: Tensor, per_line: Tensor) -> Tensor:
     """Reference, angle and shift of the highest score of each image, `(n, 3)`; scores `(angles, n, t, d)`."""
-    image = torch.arange(scores.shape[1])
+    image = torch.arange(scores.shape[1], device=scores.device)
     line = per_line.permute(1, 0, 2).flatten(1).argmax(1)  # over angles and shifts
     angle, shift = line // per_line.shape[2], line % per_line.shape[2]
     return torch.stack([scores[angle, image, shift].argmax(1), angle, shift], dim=1)

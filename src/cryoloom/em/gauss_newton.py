@@ -14,9 +14,11 @@ import torch
 from scipy.special import chdtri
 
 from cryoloom.contract import Executor
+from cryoloom.em import tensor_kernels
 from cryoloom.em.images import ImageChunk, ImageSource
 from cryoloom.em.kernels import fit_poses_kernel
 from cryoloom.em.noise import NoiseModel
+from cryoloom.em.place import compiled
 from cryoloom.em.poses import Candidates
 from cryoloom.fourier.slices import PaddedSpectrum, reach
 
@@ -136,6 +138,7 @@ def _refine_chunk(
     prior_shift = np.zeros((m, 2)) if priors.shift_px is None else priors.shift_px[candidates.row]
     cost, information, accepted = np.empty(m), np.empty((m, 6, 6)), np.zeros(m, np.int32)
     side = half[candidates.row] - 1
+    images: tensor_kernels.Images | None = None
     for h in range(len(references)):
         for c, reference in enumerate(_as_list(references[h])):
             mine = (
@@ -144,6 +147,15 @@ def _refine_chunk(
                 else (np.flatnonzero(candidates.reference == c))
             )
             if not len(mine):
+                continue
+            if not compiled(reference.values):
+                images = images or tensor_kernels.Images(chunk, points, n_points, reference.values)
+                found = tensor_kernels.fit_poses(
+                    reference, images, at[mine], rotation[mine], shift[mine], scale[mine], prior_rotation[mine],
+                    prior_shift[mine], priors.precision(), tables[chunk.group, :n_points], n_steps=n_steps,
+                    largest_turn=largest_turn, largest_shift=largest_shift_px,
+                )  # fmt: skip
+                rotation[mine], shift[mine], scale[mine], cost[mine], information[mine] = found
                 continue
             r, t, s = rotation[mine], shift[mine], scale[mine]
             f, info, count = cost[mine], information[mine], accepted[mine]

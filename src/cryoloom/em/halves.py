@@ -7,10 +7,10 @@ map alone. The FSC between the halves sets the resolution and the regularisation
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from cryoloom.contract import Executor
+from cryoloom.em.place import Place
 from cryoloom.em.solve import SolvableSums, box_for_radius, solve, ssnr_of
 from cryoloom.fourier import fourier_crop
 from cryoloom.fourier.slices import PaddedSpectrum, prepare_volume
@@ -113,8 +113,15 @@ def reference_volumes(
     return list(executor.map(work, (0, 1)))
 
 
-def prepare_references(volumes: list[Tensor], executor: Executor, radius: int) -> list[PaddedSpectrum]:
-    """Padded spectra of reference volumes; volumes that are one and the same are prepared once."""
+def prepare_references(
+    volumes: list[Tensor], executor: Executor, radius: int, place: Place | None = None
+) -> list[PaddedSpectrum]:
+    """Padded spectra of reference volumes where the engine works; one and the same volume is prepared once."""
+    place = place or Place()
+
+    def prepare(volume: Tensor) -> PaddedSpectrum:
+        return prepare_volume(volume.to(place.device, place.dtype), radius)
+
     if all(v is volumes[0] for v in volumes):
-        return [prepare_volume(volumes[0].to(torch.float32), radius)] * len(volumes)
-    return list(executor.map(lambda v: prepare_volume(v.to(torch.float32), radius), volumes))
+        return [prepare(volumes[0])] * len(volumes)
+    return list(executor.map(prepare, volumes))

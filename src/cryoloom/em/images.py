@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cryoloom.contract import Executor
 from cryoloom.data import ParticleSet
+from cryoloom.em.place import Place
 from cryoloom.em.points import PlanePoints, plane_points
 from cryoloom.fourier import image_to_dft
 from cryoloom.maps.mask import spherical_mask
@@ -78,6 +79,8 @@ class ImageSource:
         Prepared chunks kept in memory, at most.
     normalise
         Bring each image's background to mean 0 and standard deviation 1.
+    place
+        Where the engine works on them; they are read and prepared on the CPU.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class ImageSource:
         noise_group: np.ndarray | None = None,
         cache_bytes: int = CACHE_BYTES,
         normalise: bool = True,
+        place: Place | None = None,
     ) -> None:
         if len(particles) == 0:
             raise ValueError("particles: expected at least one particle, got none")
@@ -110,6 +114,7 @@ class ImageSource:
         self.n_noise_groups = int(self.noise_group.max()) + 1
         self.defocus_offset = np.zeros(len(particles))
         self._normalise = normalise
+        self.place = place or Place()
         self._kept: dict[int, ImageChunk] = {}
         self._kept_bytes = 0
         self._cache_bytes = int(cache_bytes)

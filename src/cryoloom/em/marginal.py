@@ -92,11 +92,12 @@ def marginal_sums(
     shifts_px, shift_sd_px
         Trial shifts, `(t, 2)` yx pixels, and the standard deviation of their normal prior along one axis.
     """
-    shifts = torch.from_numpy(shifts_px).to(torch.float32)
+    device = source.place.device
+    shifts = torch.from_numpy(shifts_px).to(device, torch.float32)
     searcher = RingSearcher(source, noise, n_rings, shifts, rotations, 1)
     plan = searcher.plan
     prior = torch.log_softmax(-0.5 * (shifts**2).sum(1) / shift_sd_px**2, 0) + np.log(len(shifts))
-    x, y = plan.points.to(torch.float32).unbind(1)
+    x, y = plan.points.to("cpu", torch.float32).unbind(1)
     n = len(rows)
     effective, evidence, squares = np.zeros(n), 0.0, 0.0
     rotation, shift = np.zeros((n, 3, 3)), np.zeros((n, 2))
@@ -109,35 +110,36 @@ def marginal_sums(
         if view is None or reference is not references[h - 1]:
             view = None  # the slices of one reference at a time: they are what takes memory
             view = _Views.of(plan, reference, rotations)
-        numerator, weight = torch.zeros(0), torch.zeros(0)
+        numerator, weight = torch.zeros(0, device=device), torch.zeros(0, device=device)
         for chunk in executor.map(source.chunk, source.chunk_rows(mine)):
             samples = searcher.samples(chunk)
-            ctf = torch.from_numpy(source.ctf_at(chunk.rows, x, y)).reshape(samples.shape)
-            inverse_noise = searcher.inverse_noise[torch.from_numpy(chunk.group)]
+            ctf = torch.from_numpy(source.ctf_at(chunk.rows, x, y)).reshape(samples.shape).to(device)
+            inverse_noise = searcher.inverse_noise[torch.from_numpy(chunk.group).to(device)]
             weighted = samples * (ctf * inverse_noise[..., None])
             inverse_variance = (ctf**2).mean(-1) * inverse_noise
             found = posterior_sums(
                 plan,
-                ring_images(plan, weighted, inverse_variance, torch.zeros(len(chunk), 2), shifts),
+                ring_images(plan, weighted, inverse_variance, torch.zeros(len(chunk), 2, device=device), shifts),
                 view.bank,
-                torch.arange(len(chunk)),
+                torch.arange(len(chunk), device=device),
                 executor,
                 shift_log_prior=prior,
                 chunk=IMAGES_PER_BLOCK,
             )
             at = np.searchsorted(rows, chunk.rows)
-            effective[at] = found.n_effective.numpy()
+            effective[at] = found.n_effective.cpu().numpy()
             evidence += float(found.log_evidence.sum())
-            shift[at] = found.shift_px.numpy()
+            shift[at] = found.shift_px.cpu().numpy()
             squares += float((found.shift_weight @ (shifts**2).sum(1)).sum())
-            psi = plan.angles[found.best[:, 1]].to(torch.float64)
-            rotation[at] = (rotations[found.best[:, 0]].to(torch.float64) @ rotation_about_z(psi)).numpy()
+            best = found.best.cpu()
+            psi = plan.angles.cpu()[best[:, 1]].to(torch.float64)
+            rotation[at] = (rotations[best[:, 0]].to(torch.float64) @ rotation_about_z(psi)).numpy()
             numerator = found.numerator if not len(numerator) else numerator + found.numerator
             weight = found.weight if not len(weight) else weight + found.weight
         values = samples_of_sums(plan, numerator).reshape(len(rotations), plan.n_rings, -1)
         cross += _cross(plan, values, view.samples)
         norm += _norm(plan, weight, view.bank)
-        sums.append(_inserted(plan, rotations, values, weight, n_rings + 1))
+        sums.append(_inserted(plan, rotations, values.cpu(), weight.cpu(), n_rings + 1))
     n_poses = len(rotations) * plan.n_angles * len(shifts)
     told = 1.0 - np.log(np.maximum(effective, 1.0)) / np.log(n_poses)
     return MarginalSums(
@@ -160,7 +162,7 @@ class _Views:
 
     @classmethod
     def of(cls, plan: RingPlan, reference: PaddedSpectrum, rotations: Tensor) -> "_Views":
-        samples = extract_points(reference, rotations, plan.points)
+        samples = extract_points(reference, rotations, plan.points).to(torch.complex64)
         return cls(samples, ring_references(plan, samples))
 
 
@@ -178,13 +180,14 @@ def _norm(plan: RingPlan, weight: Tensor, bank: RingReferences) -> float:
 def _inserted(plan: RingPlan, rotations: Tensor, values: Tensor, weight: Tensor, radius: int) -> FourierSums:
     """Averages per direction, put into a volume of sums."""
     n = len(rotations)
-    weights = (weight * plan.ring_weight)[..., None].expand_as(values.real)
+    ring_weight = plan.ring_weight.cpu()
+    weights = (weight * ring_weight)[..., None].expand_as(values.real)
     raw = empty_sums(radius)
     insert_points(
         raw,
         rotations.to(torch.float32),
-        plan.points,
-        (values * plan.ring_weight[:, None]).reshape(n, -1),
+        plan.points.cpu(),
+        (values * ring_weight[:, None]).reshape(n, -1),
         weights.reshape(n, -1),
     )
     return FourierSums(raw, radius)

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 
 from cryoloom.contract import Executor
+from cryoloom.em import tensor_kernels
 from cryoloom.em.images import ImageSource
 from cryoloom.em.kernels import residual_power_kernel
+from cryoloom.em.place import compiled
 from cryoloom.em.points import PlanePoints
 from cryoloom.em.poses import PoseTable
 from cryoloom.fourier.slices import PaddedSpectrum, reach
@@ -78,6 +80,13 @@ def estimate_noise(
             for c, reference in enumerate(per_class):
                 mine = np.flatnonzero((side == h) & (poses.reference[some] == c))
                 if not len(mine):
+                    continue
+                if not compiled(reference.values):
+                    images = tensor_kernels.Images(chunk, points, n_points, reference.values)
+                    out[mine] = tensor_kernels.residual_power(
+                        reference, images, mine, poses.rotation[some[mine]], poses.shift_px[some[mine]],
+                        poses.scale[some[mine]], points.shell, n_shells,
+                    )  # fmt: skip
                     continue
                 part = np.zeros((len(mine), n_shells))
                 residual_power_kernel(

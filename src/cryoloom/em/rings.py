@@ -25,7 +25,7 @@ Everything is plain torch, on CPU and GPU alike; operands may be bfloat16 for ra
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -227,6 +227,10 @@ class RingMatches:
     norm: Tensor
     score: Tensor
     score_of_reference: Tensor
+
+    def on(self, device: str) -> "RingMatches":
+        """The same on another device."""
+        return RingMatches(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
 def angular_coefficients(plan: RingPlan, samples: Tensor) -> Tensor:

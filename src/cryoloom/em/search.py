@@ -23,6 +23,9 @@ from cryoloom.fourier.slices import PaddedSpectrum, extract_points
 from cryoloom.geometry import direction_grid, grid_rotations, rotation_about_z, symmetry_matrices
 from cryoloom.maps.mask import spherical_mask
 
+BLOCK_BYTES, BLOCK_BYTES_GPU = 1 << 23, 1 << 30
+"""Scores held at once: on a CPU what its cache holds, on a GPU enough to keep it busy."""
+
 
 def search_directions(n_side: int, symmetry: str) -> Tensor:
     """Rotations with psi 0 that look along a grid over one asymmetric unit, `(d, 3, 3)` float64.
@@ -129,7 +132,8 @@ class RingSearcher:
     ) -> None:
         self.source, self.shifts_px, self.rotations, self.top = source, shifts_px, rotations, top
         diameter_px = source.mask_diameter / source.pixel_size
-        self.plan = plan_rings(source.box, n_rings, diameter_px, content_px=diameter_px)
+        place = source.place
+        self.plan = plan_rings(source.box, n_rings, diameter_px, content_px=diameter_px, device=place.device)
         b = self.small_box = min(good_size(2 * (n_rings + 3)), source.box - source.box % 2)
         n = self.n_points = source.points.count(min(b // 2 - 1, source.points.radius))
         ky, kx = source.points.ky[:n].astype(np.int64), source.points.kx[:n].astype(np.int64)
@@ -140,13 +144,17 @@ class RingSearcher:
         self.mate_place = torch.from_numpy((-ky[axis]) % b * (b // 2 + 1))
         edge = max(2.0, 0.06 * b)
         radius = min(0.5 * diameter_px * b / source.box, 0.5 * b - edge - 1)
-        self.mask = spherical_mask(b, radius, edge, ndim=2)
+        self.mask = spherical_mask(b, radius, edge, ndim=2).to(place.device)
         self.sampler = PointSampler(b, self.plan.points)
-        self.inverse_noise = torch.from_numpy((1.0 / noise.power[:, 1 : n_rings + 1]).astype(np.float32))
+        self.inverse_noise = torch.from_numpy((1.0 / noise.power[:, 1 : n_rings + 1]).astype(np.float32)).to(
+            place.device
+        )
 
     def bank(self, references: Sequence[PaddedSpectrum], dtype: torch.dtype) -> ReferenceBank:
         """Slices of all classes along all directions, one class after the other."""
-        samples = torch.cat([extract_points(r, self.rotations, self.plan.points) for r in references])
+        samples = torch.cat([extract_points(r, self.rotations, self.plan.points) for r in references]).to(
+            torch.complex64
+        )
         return reference_bank(self.plan, samples, dtype=dtype)
 
     def samples(self, chunk: ImageChunk) -> Tensor:
@@ -158,14 +166,16 @@ class RingSearcher:
         small[:, self.place] = values
         small[:, self.mate_place] = values[:, self.axis].conj()
         images = torch.fft.fftshift(irfftn(small.reshape(n, b, b // 2 + 1), (b, b)), dim=(1, 2))
-        return self.sampler(images * self.mask).reshape(n, self.plan.n_rings, -1)
+        return self.sampler(images.to(self.mask.device) * self.mask).reshape(n, self.plan.n_rings, -1)
 
     def batch(self, chunk: ImageChunk, samples: Tensor, part: np.ndarray, centre_px: np.ndarray) -> ImageBatch:
         """Some images of a chunk weighted by CTF and noise, about their centres `(n, 2)` yx pixels."""
-        x, y = self.plan.points.to(torch.float32).unbind(1)
-        ctf = torch.from_numpy(self.source.ctf_at(chunk.rows[part], x, y))
-        inverse_noise = self.inverse_noise[torch.from_numpy(chunk.group[part])]
-        return image_batch(self.plan, samples[part], ctf, inverse_noise, torch.from_numpy(centre_px))
+        device = samples.device
+        x, y = self.plan.points.to("cpu", torch.float32).unbind(1)
+        ctf = torch.from_numpy(self.source.ctf_at(chunk.rows[part], x, y)).to(device)
+        inverse_noise = self.inverse_noise[torch.from_numpy(chunk.group[part]).to(device)]
+        some = samples[torch.from_numpy(part).to(device)]
+        return image_batch(self.plan, some, ctf, inverse_noise, torch.from_numpy(centre_px).to(device))
 
     def best_of_rows(self, rows: np.ndarray, centre_px: np.ndarray, bank: ReferenceBank) -> tuple[np.ndarray, ...]:
         """Rows of one chunk, and what `best` says of them."""
@@ -177,7 +187,9 @@ class RingSearcher:
     ) -> tuple[np.ndarray, ...]:
         """Rotation, shift, scale, reference and gain of the best candidates of some images of a chunk."""
         batch = self.batch(chunk, samples, part, centre_px)
-        found = search_rings(batch, bank, self.plan, self.shifts_px, top=self.top)
+        shifts = self.shifts_px.to(samples.device)
+        room = BLOCK_BYTES if samples.device.type == "cpu" else BLOCK_BYTES_GPU
+        found = search_rings(batch, bank, self.plan, shifts, top=self.top, block_bytes=room).on("cpu")
         n_views = len(self.rotations)
         rotation = self.rotations[found.reference % n_views] @ rotation_about_z(found.psi.to(torch.float64))
         scale = found.cross / found.norm.clamp_min(1e-20)

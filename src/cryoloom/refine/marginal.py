@@ -108,7 +108,7 @@ def _sums(source: ImageSource, state: State, plan: Plan, executor: Executor, row
     spacing = SPACING * source.field / (radius * plan.diameter)
     n_side = max(2, math.ceil(math.radians(58.6) / spacing))
     step = max(0.33 * source.field / radius / source.pixel_size, 1.0)
-    references = prepare_references(state.volumes, executor, radius)
+    references = prepare_references(state.volumes, executor, radius, source.place)
     return marginal_sums(
         source,
         references,

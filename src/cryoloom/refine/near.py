@@ -49,7 +49,7 @@ def ask_whether_weak_nearby(source: ImageSource, state: State, plan: Plan, execu
     some, free = state.poses.candidates(np.unique(rows)), PosePriors(scale_sd=100.0)
     total = 1.0
     for _ in range(8):  # the reference may come in any grey scale, and a fit goes some way only
-        references = prepare_references([total * state.volumes[0]] * 2, executor, state.radius)
+        references = prepare_references([total * state.volumes[0]] * 2, executor, state.radius, source.place)
         fit = Fit(source, references, state.poses.half, state.noise, executor, free, plan.turn_sd)
         found = fit(some, state.radius, 5)
         gain = float(np.median(found.scale))

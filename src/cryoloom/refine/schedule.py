@@ -62,7 +62,7 @@ def iterate(
     notes: dict[str, float] = {"resolution_used": field_ / radius}
     do_global = not plan.local and wants_global(state, plan)
     source.set_defocus(poses.defocus_offset, executor)
-    references = prepare_references(state.volumes, executor, radius)
+    references = prepare_references(state.volumes, executor, radius, source.place)
     noise, volumes = state.noise, state.volumes
     n_global, grid_radius = state.n_global, state.grid_radius
     priors = PosePriors(
@@ -84,7 +84,7 @@ def iterate(
             # The grey scale of a foreign map is unknown: take it from the data.
             notes["gain"] = grey_scale(fit, state, plan, grid_radius)
             volumes = [volumes[0] * notes["gain"]] * 2
-            references = prepare_references(volumes, executor, radius)
+            references = prepare_references(volumes, executor, radius, source.place)
             fit = replace(fit, references=references)
         candidates, found_wrong = find_everywhere(fit, state, plan, executor, grid_radius)
         wrong = found_wrong if state.weak else wrong

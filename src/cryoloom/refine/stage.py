@@ -10,6 +10,7 @@ from cryoloom.contract import Figure, InputError, Run, stage
 from cryoloom.data import FscCurve, ParticleSet, VolumeMap
 from cryoloom.em.groups import half_sets, noise_groups
 from cryoloom.em.images import ImageSource, cache_bytes
+from cryoloom.em.place import Place
 from cryoloom.em.reliability import pose_reliability
 from cryoloom.em.solve import solve, ssnr_of
 from cryoloom.em.start import particle_diameter, place_reference
@@ -28,7 +29,7 @@ from cryoloom.refine.state import Outcome, State, begin, load_state, save_state
 @stage(REFINE)
 def refine_map(particles: ParticleSet, reference: VolumeMap, settings: RefineSettings, run: Run) -> dict[str, Any]:
     """Refine poses and map of one structure."""
-    _check(particles, settings)
+    _check(particles, settings, run.device)
     symmetry_matrices(settings.symmetry)
     half = half_sets(particles, run.generator("halves"))
     source, placed = open_images(particles, reference, settings, run)
@@ -59,6 +60,7 @@ def open_images(
         min(diameter, 0.98 * field),
         noise_group=noise_groups(particles, settings.noise),
         cache_bytes=cache_bytes(run.memory_budget),
+        place=Place(run.device),
     )
     return source, placed
 
@@ -86,7 +88,9 @@ def run_schedule(
     return outcome
 
 
-def _check(particles: ParticleSet, settings: RefineSettings) -> None:
+def _check(particles: ParticleSet, settings: RefineSettings, device: str) -> None:
+    if settings.search == "branch" and device != "cpu":
+        raise InputError("search: branch and bound works on the CPU alone; add --device cpu or leave the option out.")
     if len(particles) < 20:
         raise InputError(f"The set holds {len(particles)} particles; a refinement needs at least 20.")
     if settings.local and particles.rotation is None:
