@@ -24,6 +24,7 @@ from cryoloom.picking.references import load_references, reference_diameter
 from cryoloom.picking.settings import PickSettings
 from cryoloom.picking.survey import survey_micrographs
 from cryoloom.picking.template import RoundTemplate
+from cryoloom.picking.topaz import topaz_finder
 
 MOST_EXTENT = 3.0
 """Extent of a particle over the diameter of the ball that fits it best, at most."""
@@ -57,7 +58,7 @@ class LookedFor:
     sample
         The particle.
     finders
-        Pickers: a network or templates, if given; one for the mean profile, if asked for or nothing is given.
+        Pickers: a network, templates or Topaz, if given; one for the mean profile, if asked for or the size is unknown.
     learned
         The network, if given.
     reasons
@@ -112,8 +113,10 @@ def look_for(
     """
     if references is not None and model is not None:
         raise InputError("--references and --model: two things to look for; give one of them.")
+    if settings.topaz and (references is not None or model is not None):
+        raise InputError("--topaz: two things to look for; leave out --references and --model.")
     reasons: list[str] = []
-    finders: list[Finder] = []
+    finders: list[Finder] = [topaz_finder()] if settings.topaz else []
     extent, learned = settings.diameter, None
     if model is not None:
         learned = load_picker(model)
@@ -138,7 +141,7 @@ def look_for(
             core = scale.diameter
             if not scale.clear:
                 reasons.append("no diameter stands out on these micrographs; give --diameter")
-    if profile or not finders:
+    if profile or not finders or extent is None:
         template = learn_template(micrographs, load, core, dark, settings, run)
         finders.append(round_finder(template or RoundTemplate.ball(core)))
         if extent is None:

@@ -32,6 +32,11 @@ class PickSettings(DiameterRange):
         "single",
         "One picker, or the agreement of several and of a network that learns from them while the job runs.",
     )
+    topaz: bool = setting(
+        False,
+        "Look with the network that topaz-em brings, where that program is installed; with `consensus` it takes part.",
+        expert=True,
+    )
     steps: int = setting(120, "Steps of the training of each network of the consensus.", ge=10, le=20_000, expert=True)
     false_picks: float = setting(
         0.15, "Largest fraction of picks that noise of the same micrographs would give as well.", gt=0, lt=1
