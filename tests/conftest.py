@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY / "tests"))  # for modules that tests of several rooms share
 
 
 def pytest_addoption(parser):

@@ -1,8 +1,6 @@
 """Small simulated sets for the engine's tests: blobs, their slices, CTFs and noise, with known truth."""
 
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +13,6 @@ from cryoloom.fourier import dft_to_image, frequency_grid, shift_dft
 from cryoloom.fourier.slices import extract_slices, prepare_volume
 from cryoloom.geometry import random_rotations, symmetry_matrices
 from cryoloom.optics import ctf
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 
 class InMemory:

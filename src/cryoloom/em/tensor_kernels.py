@@ -19,8 +19,8 @@ from cryoloom.em.points import PlanePoints
 from cryoloom.fourier.slices import PADDING, PaddedSpectrum, insert_points
 from cryoloom.geometry import axis_angle_to_matrix
 
-POINTS_AT_ONCE = 1 << 24
-"""Points of all candidates of a block together; a block takes some hundred bytes for each."""
+POINTS_AT_ONCE = 1 << 22
+"""Points of all candidates of a block; each thread holds one, and it takes some hundred bytes for each point."""
 
 
 class Images:

@@ -24,7 +24,6 @@ RECONSTRUCT = StageDeclaration(
     settings=ReconstructSettings,
     function="cryoloom.reconstruct.stage:reconstruct_map",
     inputs=(Input("particles", "particles", "Particles with poses; column `half` tells the halves apart."),),
-    uses_gpu=False,
     writes={
         "map": "map of all particles, weighted by its signal-to-noise ratio",
         "half1": "map of the first half, unfiltered",

@@ -9,6 +9,7 @@ from cryoloom.em.accumulate import accumulate
 from cryoloom.em.groups import half_sets, noise_groups
 from cryoloom.em.images import ImageSource, cache_bytes
 from cryoloom.em.noise import estimate_image_power
+from cryoloom.em.place import Place
 from cryoloom.em.poses import single_candidates
 from cryoloom.em.solve import prepare_sums, solve, ssnr_of
 from cryoloom.io.particles import ParticleImages
@@ -33,6 +34,7 @@ def reconstruct_map(particles: ParticleSet, settings: ReconstructSettings, run: 
         diameter,
         noise_group=noise_groups(particles, settings.noise),
         cache_bytes=cache_bytes(run.memory_budget),
+        place=Place(run.device),
     )
     radius = source.points.radius
     if settings.resolution is not None:

@@ -78,6 +78,12 @@ class RefineSettings(Settings):
         pattern="^(auto|float32|bfloat16)$",
         expert=True,
     )
+    precision: str = setting(
+        "single",
+        "Numbers of fits and sums; double is several times slower on a CPU and shows what rounding does.",
+        pattern="^(single|double)$",
+        expert=True,
+    )
 
 
 REFINE = StageDeclaration(
@@ -89,7 +95,6 @@ REFINE = StageDeclaration(
         Input("particles", "particles", "Particle images with their CTFs."),
         Input("reference", "map", "Map to start from; its grey scale and hand do not matter to the search."),
     ),
-    uses_gpu=False,
     writes={
         "map": "map of all particles, weighted by its signal-to-noise ratio",
         "half1": "map of the first half, unfiltered",
