@@ -12,7 +12,7 @@ class CrossingTracker:
 
     It is the change point that best parts bands above the limit from bands below: where the sum of what values exceed
     the limit by, each cut at `reach`, is largest. A node of a coarse wave in a small window does not decide, nor does a
-    lone peak of noise beyond. Values are averaged with those of the neighbouring bands (1, 2, 1).
+    lone peak of noise beyond.
     """
 
     def __init__(self, shape: tuple[int, ...], bands: np.ndarray, limit: float, reach: float = 0.3) -> None:
@@ -20,26 +20,11 @@ class CrossingTracker:
         self.crossing = torch.full(shape, float(bands[0]))
         self.sum = torch.zeros(shape)
         self.largest = torch.zeros(shape)
-        self.raw: list[Tensor] = []
         self.before: Tensor | None = None
         self.n_done = 0
 
     def add(self, value: Tensor) -> None:
         """Take the next band."""
-        self.raw.append(value)
-        if len(self.raw) == 2:
-            self._settle((3 * self.raw[0] + self.raw[1]) / 4)
-        elif len(self.raw) == 3:
-            self._settle((self.raw[0] + 2 * self.raw[1] + self.raw[2]) / 4)
-            self.raw.pop(0)
-
-    def resolution(self) -> np.ndarray:
-        """Å per voxel, after the last band."""
-        if self.n_done < len(self.bands):
-            self._settle((self.raw[-2] + 3 * self.raw[-1]) / 4)
-        return (1.0 / self.crossing).numpy().astype(np.float32)
-
-    def _settle(self, value: Tensor) -> None:
         index = self.n_done
         excess = value - self.limit
         if self.before is not None:
@@ -54,6 +39,10 @@ class CrossingTracker:
         self.largest = torch.maximum(self.largest, self.sum)
         self.before = excess
         self.n_done += 1
+
+    def resolution(self) -> np.ndarray:
+        """Å per voxel, after the last band."""
+        return (1.0 / self.crossing).numpy().astype(np.float32)
 
 
 def resample_cube(values: Tensor, box: int) -> Tensor:

@@ -2,8 +2,8 @@
 
 FSC: both halves are filtered to one band after the other; in a Gaussian window around each voxel the correlation of the
 two is the local FSC of that band (Cardone, Heymann and Steven 2013, doi:10.1016/j.jsb.2013.08.002). Significance: the
-power of the mean map on the scale of its own waves against that of the noise (`maps.local_significance`). Each band is
-worked on at the sampling it needs.
+power of the mean map on the scale of its own waves against that of the noise (`maps.local_significance`). Both use the
+bands of `maps.log_bands`, in maps whose noise was made white, each at the sampling it needs.
 
 Their errors have two parts. Chance: that of the FSC or power at the crossing over the slope with which it falls. Blur:
 where the resolution changes within a window, it is off by about the change of its logarithm over the window, `|∇ ln r|
@@ -19,26 +19,24 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from cryoloom.fourier import crop_dft, dft_to_image, good_size, image_to_dft
+from cryoloom.fourier import dft_to_image, good_size, image_to_dft
 from cryoloom.maps.change_point import CrossingTracker, blur_cube, resample_cube
 from cryoloom.maps.combine import error_of_mean, weight_of_first
 from cryoloom.maps.filter import radial_frequency
 from cryoloom.maps.local_significance import (
     AVERAGED_OVER,
-    independent_values,
+    finest_window,
     measure_local_significance,
     noise_limit,
     window_in_waves,
 )
+from cryoloom.maps.log_bands import HALF_WIDTH, BandView, choose_bands, independent_values
 from cryoloom.maps.unmixing import Reading, unmix_readings
-from cryoloom.maps.windowed import WindowedHalves, raised_cosine, window_transform
+from cryoloom.maps.windowed import WindowedHalves, window_transform
 
 SHARED = 0.7
 """Correlation of what chance does to the two methods, which see the same maps: 0.6 to 0.8 in maps that are alike
 everywhere."""
-
-AVERAGED = 0.68
-"""Error of bands averaged with their neighbours (1, 2, 1) / 4 over that of one; adjacent bands share a sixth."""
 
 ROUGHNESS = 2.0
 """Mean square gradient of chance in the FSC's answer times `w²` over its variance, measured on maps alike all over."""
@@ -160,19 +158,17 @@ def measure_local_resolution(
         Called after each band.
     """
     box, pixel_size, window = pair.box, pair.pixel_size, pair.window
-    bands, width = choose_bands(box, pixel_size, window, coarsest)
-    dft1, dft2 = pair.spectra()
+    bands, half_widths = choose_bands(box, pixel_size, coarsest)
+    dft1, dft2 = pair.white_spectra
     # Results vary no faster than the window: they are kept on a grid of two fifths of its standard deviation.
     coarse = min(box, good_size(math.ceil(2.5 * box * pixel_size / window)))
     tracker = CrossingTracker((coarse,) * 3, bands, threshold)
-    for centre in bands:
-        size = min(box, good_size(math.ceil(2.2 * (centre + width) * box * pixel_size) + 8))
-        frequency = radial_frequency((size,) * 3, box * pixel_size / size)
-        gain = raised_cosine((frequency - centre) / width)
-        a, b = (dft_to_image(crop_dft(d, (box,) * 3, (size,) * 3) * gain, (size,) * 3) for d in (dft1, dft2))
+    for centre, half_width in zip(bands, half_widths, strict=True):
+        view = BandView(box, pixel_size, float(centre), float(half_width))
+        a, b = view.image(dft1), view.image(dft2)
         # The mask keeps solvent out of the windows, so that edges are not called worse than they are.
-        weight = (resample_cube(pair.mask.float(), size) > 0.5).float()
-        blur = pair.blur(frequency)
+        weight = (resample_cube(pair.mask.float(), view.size) > 0.5).float()
+        blur = pair.blur(view.frequency)
         cross, power1, power2 = (blur_cube(x * weight, blur, coarse) for x in (a * b, a * a, b * b))
         fsc = cross / (power1.clamp_min(0) * power2.clamp_min(0)).sqrt().clamp_min(1e-30)
         tracker.add(fsc)
@@ -182,11 +178,14 @@ def measure_local_resolution(
     by_power = measure_local_significance(
         pair, threshold=threshold, significance=significance, coarsest=coarsest, step=step
     )
-    n = np.maximum((4 * math.pi) ** 2.5 * window**3 * width / by_fsc**2, 4.0)
-    chance = AVERAGED * (1 - threshold**2) / (np.sqrt(n) * threshold * (1 - threshold))
-    least, waves = noise_limit(threshold), window_in_waves(noise_limit(threshold), significance)
+    values_in_window = [independent_values(window * c, h) for c, h in zip(bands, half_widths, strict=True)]
+    n = np.interp(1 / by_fsc, bands, values_in_window)
+    chance = (1 - threshold**2) / (np.sqrt(n) * threshold * (1 - threshold))
+    least = noise_limit(threshold)
+    usual = float(np.median(by_power[pair.mask.numpy() > 0.5])) if (pair.mask > 0.5).any() else coarsest
+    waves = max(window_in_waves(least, significance), finest_window(pair) / usual)
     reach = math.hypot(waves, AVERAGED_OVER)
-    by_chance = AVERAGED * math.sqrt(2 / independent_values(reach)) * least / (least - 1)
+    by_chance = math.sqrt(2 / independent_values(reach, HALF_WIDTH)) * least / (least - 1)
     inside = pair.mask.numpy() > 0.5
     slope = _slope(np.log(by_fsc / by_power)[inside], chance[inside], np.full(int(inside.sum()), by_chance))
     chance, by_chance = chance / slope, by_chance / slope
@@ -202,7 +201,7 @@ def measure_local_resolution(
         correlation=(together / (fsc_error * significance_error)).astype(np.float32),
         bands=bands,
         window=window,
-        significance_window=reach * float(np.median(by_power[inside] if inside.any() else by_power)),
+        significance_window=reach * usual,
         fsc_chance=chance.astype(np.float32),
         significance_chance=np.full_like(by_power, by_chance),
         inside=inside,
@@ -213,17 +212,6 @@ def measure_local_resolution(
 def default_window(resolution: float, pixel_size: float) -> float:
     """Standard deviation in Å of the window for a map of that global resolution."""
     return max(1.8 * resolution, 4 * pixel_size)
-
-
-def choose_bands(box: int, pixel_size: float, window: float, coarsest: float) -> tuple[np.ndarray, float]:
-    """Centres of the bands in 1/Å and their half width, up to Nyquist.
-
-    A band of half width `d` smears a map over about `0.3 / d`: it is made so wide that this is less than the window.
-    """
-    width = max(2.0 / (2 * math.pi * window), 1.5 / (box * pixel_size))
-    first, last = max(1 / coarsest, 2 * width), 0.5 / pixel_size - 0.5 * width
-    n = max(4, math.ceil((last - first) / width) + 1)
-    return np.linspace(first, last, n), width
 
 
 def _slope(ratio: np.ndarray, chance: np.ndarray, by_chance: np.ndarray) -> float:

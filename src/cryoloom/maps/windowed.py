@@ -6,11 +6,12 @@ what both need to know of it stands here: its spectrum, the shape of a band, and
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from cryoloom.fourier import image_to_dft
+from cryoloom.fourier import image_to_dft, shell_mean, spread_shells
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,22 @@ class WindowedHalves:
     def spectra(self) -> tuple[Tensor, Tensor]:
         """Half spectra of both halves, `(n, n, n // 2 + 1)`."""
         return image_to_dft(self.half1.float(), 3), image_to_dft(self.half2.float(), 3)
+
+    @cached_property
+    def white_spectra(self) -> tuple[Tensor, Tensor]:
+        """Half spectra of both halves, each shell over the amplitude of its noise, `(n, n, n // 2 + 1)`.
+
+        The noise is that of the difference of the halves within the particle; behind it each half holds noise of
+        variance 1 per voxel, alike at all frequencies.
+        """
+        shape = (self.box,) * 3
+        difference = image_to_dft((self.half1.float() - self.half2.float()) * self.mask, 3)
+        power = shell_mean(difference.real**2 + difference.imag**2, shape)
+        noise = 0.5 * power / (self.mask.double() ** 2).sum().clamp_min(1e-30)
+        gain = noise.clamp_min(max(1e-6 * float(noise.max()), 1e-30)).rsqrt().float()
+        spread = spread_shells(gain, shape, beyond=float(gain[-1]))
+        first, second = self.spectra()
+        return first * spread, second * spread
 
     def blur(self, frequency: Tensor) -> Tensor:
         """Transform of the window at frequencies in 1/Å: multiplied with it, a map is averaged in the window."""

@@ -12,7 +12,8 @@ from cryoloom.geometry import symmetry_matrices
 from cryoloom.maps.corrected import corrected_fsc
 from cryoloom.maps.directional import directional_fsc
 from cryoloom.maps.interval import locate_crossing
-from cryoloom.maps.local_resolution import choose_bands, default_window, measure_local_resolution
+from cryoloom.maps.local_resolution import default_window, measure_local_resolution
+from cryoloom.maps.log_bands import choose_bands
 from cryoloom.maps.mask import find_mask
 from cryoloom.maps.sampling import measure_sampling
 from cryoloom.maps.spectrum import shell_frequencies
@@ -43,8 +44,8 @@ def measure_resolution(
     worst, best = (box * pixel_size / shell for shell in crossing.interval(len(curves.corrected)))
 
     window = settings.window or default_window(resolution, pixel_size)
-    bands, _ = choose_bands(box, pixel_size, window, 30.0)
-    with run.progress(len(bands), "local resolution") as line:
+    bands, _ = choose_bands(box, pixel_size, 30.0)
+    with run.progress(2 * len(bands), "local resolution") as line:
         local = measure_local_resolution(
             WindowedHalves(a, b, pixel_size, body, window),
             threshold=settings.threshold,

@@ -15,7 +15,8 @@ from cryoloom.maps.freedom import fsc_noise_covariance
 from cryoloom.maps.fsc import crossing_shell, fourier_shell_correlation
 from cryoloom.maps.global_resolution import GlobalResolution, measure_global_resolution, resolution_behind
 from cryoloom.maps.interval import locate_crossing
-from cryoloom.maps.local_resolution import LocalResolution, choose_bands, default_window, measure_local_resolution
+from cryoloom.maps.local_resolution import LocalResolution, default_window, measure_local_resolution
+from cryoloom.maps.log_bands import choose_bands
 from cryoloom.maps.mask import MaskFromMap
 from cryoloom.maps.permutation import PermutedFsc, permuted_fsc
 from cryoloom.maps.permuted_interval import permuted_interval
@@ -223,8 +224,8 @@ def _answer_local(
     half1: Tensor, half2: Tensor, pixel_size: float, found: GlobalResolution, run: Run, report: Report
 ) -> LocalResolution:
     window = default_window(found.resolution, pixel_size)
-    bands, _ = choose_bands(half1.shape[0], pixel_size, window, 30.0)
-    with run.progress(len(bands), "local resolution") as line:
+    bands, _ = choose_bands(half1.shape[0], pixel_size, 30.0)
+    with run.progress(2 * len(bands), "local resolution") as line:
         pair = WindowedHalves(half1, half2, pixel_size, found.mask.mask, window)
         local = measure_local_resolution(pair, step=line.advance)
     inside = found.mask.mask.numpy() > 0.5
