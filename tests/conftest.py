@@ -39,6 +39,23 @@ def real_data() -> Path:
 
 
 @pytest.fixture
+def gpu(monkeypatch):
+    """A device for jobs: the card, or a pretended one (`pretend_gpu.py`), which only this thread knows."""
+    import torch
+
+    from cryoloom.compute.device import DeviceChoice
+    from pretend_gpu import PretendGpu
+
+    if torch.cuda.is_available():
+        yield "cuda:0"
+        return
+    choice = DeviceChoice("cuda:0", "a pretended GPU", 4 << 30)
+    monkeypatch.setattr("cryoloom.project.runner.choose_device", lambda *_, **__: choice)
+    with PretendGpu():
+        yield "cuda:0"
+
+
+@pytest.fixture
 def measure(request):
     """Record the number that a capability test measured: `measure(value, unit, threshold, bound, note)`."""
 

@@ -4,6 +4,7 @@ from bed_images import PIXEL_SIZE, particles
 
 from cryoloom.class2d import stage
 from cryoloom.class2d.state import save_state
+from cryoloom.compute.device import choose_device
 from cryoloom.contract import InputError
 from cryoloom.io.mrc import read_mrc, write_mrc
 from cryoloom.io.records import read_particles
@@ -26,6 +27,22 @@ def test_views_are_kept_and_junk_is_left_out(tmp_path):
     chosen, _ = read_mrc(job.folder / "class_averages_selected.mrcs")
     assert len(chosen) == job.summary["classes_selected"] >= 3
     assert job.summary["verdict"] == "found" and job.summary["n_out"] == len(selected)
+
+
+def test_on_a_gpu_the_same_classes_are_found(tmp_path, gpu):
+    images, record, *_ = particles(200, 3, snr=0.5)
+    write_mrc(tmp_path / "stack.mrcs", images, PIXEL_SIZE)
+    record = record.replace(image_path=np.full(len(record), str(tmp_path / "stack.mrcs")))
+    settings = {"classes": 3, "iterations": 4, "mask_diameter": 100.0}
+    here = run_stage("class2d", {"particles": record}, settings, out=tmp_path / "gpu", device=gpu, threads=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cryoloom.project.runner.choose_device", choose_device)
+        there = run_stage("class2d", {"particles": record}, settings, out=tmp_path / "cpu", device="cpu", threads=1)
+    a, b = (read_particles(job["particles"]) for job in (here, there))
+    assert here.summary["device"] == gpu and there.summary["device"] == "cpu"
+    assert (a.class_number == b.class_number).mean() > 0.97
+    turned = np.angle(np.exp(1j * (a.psi - b.psi)))[a.class_number == b.class_number]
+    assert np.median(np.abs(turned)) < 1e-3
 
 
 def test_a_handful_of_particles_is_refused(tmp_path):

@@ -4,25 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from cryoloom.compute.device import DeviceChoice
 from cryoloom.contract import InputError
 from cryoloom.io.map_file import read_map
 from cryoloom.io.records import read_particles
 from cryoloom.maps.fsc import fourier_shell_correlation
 from cryoloom.project.runner import run_stage
-from pretend_gpu import PretendGpu
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    """The card, or a pretended one."""
-    if torch.cuda.is_available():
-        yield
-        return
-    choice = DeviceChoice("cuda:0", "a pretended GPU", 4 << 30)
-    monkeypatch.setattr("cryoloom.project.runner.choose_device", lambda *_, **__: choice)
-    with PretendGpu():
-        yield
 
 
 def _refined(data, out, **options):
@@ -45,7 +31,7 @@ def compiled(small_set, tmp_path_factory):
 
 def test_on_a_gpu(compiled, gpu, tmp_path):
     data, expected = compiled
-    found = _refined(data, tmp_path / "gpu", device="cuda:0")
+    found = _refined(data, tmp_path / "gpu", device=gpu)
     assert _agreement(found, expected) > 0.999
     a, b = (read_particles(job["particles"]) for job in (found, expected))
     assert np.median(np.linalg.norm(a.rotation - b.rotation, axis=(1, 2))) < 5e-3
@@ -60,4 +46,4 @@ def test_in_double_precision(compiled, tmp_path):
 def test_branch_and_bound_asks_for_the_cpu(compiled, gpu, tmp_path):
     data, _ = compiled
     with pytest.raises(InputError, match="--device cpu"):
-        _refined(data, tmp_path / "branch", device="cuda:0", settings={"search": "branch"})
+        _refined(data, tmp_path / "branch", device=gpu, settings={"search": "branch"})

@@ -82,7 +82,7 @@ def sum_posteriors(
                 best = posterior.share.argmax(1)
                 n = references.plan.search.n_rings
                 residual = chunk.power.clone()
-                residual[:, :n] -= chunk.ctf_power[:, :n] * (posterior.share @ bank.power)
+                residual[:, :n] -= chunk.ctf_power[:, :n] * (posterior.share @ bank.power.cpu())
                 out.append(
                     Found(
                         rows=rows,
@@ -98,7 +98,7 @@ def sum_posteriors(
                         group=chunk.group,
                     )
                 )
-            return out, sums
+            return out, sums.on("cpu")
 
         total: PosteriorSums | None = None
         for some, sums in executor.map(work, _parts(source, group.rows)):
@@ -125,17 +125,22 @@ def assign_poses(
     """Every image enters its best classes at its best pose, off the grid and on all rings."""
     fresh = empty_class_sums(source.plan, plan.n_classes)
     found: list[Found] = []
-    search = references.plan.search
+    device = source.device
+    search = references.plan.search.on(device)
     for group in groups(state, rows):
-        shifts = references.shifts(group.visited)
-        bank = reference_bank(search, references.samples[group.side], shifts_px=shifts, dtype=plan.dtype)
+        shifts = references.shifts(group.visited).to(device)
+        samples = references.samples[group.side].to(device)
+        bank = reference_bank(search, samples, shifts_px=shifts, dtype=plan.dtype)
 
-        def work(rows: np.ndarray, bank=bank, side=group.side) -> tuple[Found, Contribution]:  # type: ignore[no-untyped-def]
+        power = bank.power.cpu()
+
+        def work(rows: np.ndarray, bank=bank, power=power, side=group.side) -> tuple[Found, Contribution]:  # type: ignore[no-untyped-def]
             chunk, n = source.chunk(rows), search.n_rings
             inverse_noise = (1.0 / state.noise[chunk.group]).to(torch.float32)
             centre = torch.from_numpy(state.shift_px[rows].astype(np.float32))
-            batch = image_batch(search, chunk.samples[:, :n], chunk.ctf[:, :n], inverse_noise[:, :n], centre)
-            matches = search_rings(batch, bank, search, top=plan.top, fit_scale=False)
+            images = (chunk.samples[:, :n], chunk.ctf[:, :n], inverse_noise[:, :n], centre)
+            batch = image_batch(search, *(column.to(device) for column in images))
+            matches = search_rings(batch, bank, search, top=plan.top, fit_scale=False).on("cpu")
             posterior = torch.softmax(matches.score_of_reference.double(), dim=1)
             share = posterior.gather(1, matches.reference)  # (b, top)
             image, place = (share > 0.02).nonzero(as_tuple=True)
@@ -153,7 +158,7 @@ def assign_poses(
             )
             scale = matches.cross[:, 0] / matches.norm[:, 0].clamp_min(1e-20)
             residual = chunk.power.clone()
-            residual[:, :n] -= chunk.ctf_power[:, :n] * bank.power[matches.reference[:, 0]]
+            residual[:, :n] -= chunk.ctf_power[:, :n] * power[matches.reference[:, 0]]
             some = Found(
                 rows=rows,
                 class_index=references.index[matches.reference[:, 0]].numpy(),

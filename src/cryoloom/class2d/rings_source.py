@@ -73,12 +73,15 @@ class RingSource:
         False leaves the CTF out of the model.
     cache_bytes
         Samples kept in memory, at most.
+
+    Samples are made on the CPU; where they meet references is the place of `images`.
     """
 
     def __init__(
         self, images: ImageSource, plan: RingPlan, *, use_ctf: bool = True, cache_bytes: int = 1 << 29
     ) -> None:
         self.images, self.plan, self.use_ctf = images, plan, use_ctf
+        self.device = images.place.device
         self._sampler = PointSampler(images.box, plan.points)
         self._x, self._y = plan.points.to(torch.float32).unbind(-1)
         self._kept: dict[int, RingChunk] = {}

@@ -38,7 +38,6 @@ CLASS2D = StageDeclaration(
     settings=Class2DSettings,
     function="cryoloom.class2d.stage:classify_particles",
     inputs=(Input("particles", "particles", "Particles as written by `extract` or `import`."),),
-    uses_gpu=False,
     writes={
         "particles": "all particles with class, in-plane angle, shift and the probability of being junk",
         "selected": "the particles of the good classes",

@@ -17,7 +17,7 @@ once per iteration, not once per image.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -71,9 +71,26 @@ class PosteriorPlan:
     search_ring: np.ndarray
     insertion_ring: np.ndarray
 
+    @property
+    def device(self) -> torch.device:
+        """Where images meet references."""
+        return self.place.device
 
-def posterior_plan(search: RingPlan, insertion: RingPlan, dtype: torch.dtype = torch.float32) -> PosteriorPlan:
-    """Prepare an iteration; `dtype` is that of the operands of the first step."""
+
+def posterior_plan(
+    search: RingPlan, insertion: RingPlan, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> PosteriorPlan:
+    """Prepare an iteration.
+
+    Parameters
+    ----------
+    search, insertion
+        Rings that decide and rings that are summed, on the CPU.
+    dtype
+        Of the operands of the first step of large banks.
+    device
+        Where images meet references; on a GPU all pairs are summed, however many there are.
+    """
     if search.n_samples != insertion.n_samples or search.n_angles != insertion.n_angles:
         raise ValueError("search, insertion: expected the same samples and angles")
     order = {int(q): i for i, q in enumerate(insertion.q)}
@@ -82,11 +99,11 @@ def posterior_plan(search: RingPlan, insertion: RingPlan, dtype: torch.dtype = t
     return PosteriorPlan(
         search=search,
         insertion=insertion,
-        place=torch.tensor([order[int(q)] for q in search.q]),
-        ring_weight=insertion.ring_weight * insertion.n_samples,
-        to_angles=(even.T.contiguous(), odd.T.contiguous()),
-        coarse=(even.to(dtype), odd.to(dtype)),
-        to_q=(to_even.T.contiguous(), to_odd.T.contiguous()),
+        place=torch.tensor([order[int(q)] for q in search.q]).to(device),
+        ring_weight=(insertion.ring_weight * insertion.n_samples).to(device),
+        to_angles=(even.T.contiguous().to(device), odd.T.contiguous().to(device)),
+        coarse=(even.to(device, dtype), odd.to(device, dtype)),
+        to_q=(to_even.T.contiguous().to(device), to_odd.T.contiguous().to(device)),
         search_ring=first_rings(search),
         insertion_ring=first_rings(insertion),
     )
@@ -121,7 +138,7 @@ class PosteriorBank:
     @property
     def dense(self) -> bool:
         """Whether all pairs are summed."""
-        return len(self.exact) <= DENSE
+        return len(self.exact) <= DENSE or self.exact.device.type != "cpu"
 
 
 def posterior_bank(plan: PosteriorPlan, samples: Tensor, shifts_px: Tensor) -> PosteriorBank:
@@ -130,14 +147,16 @@ def posterior_bank(plan: PosteriorPlan, samples: Tensor, shifts_px: Tensor) -> P
     samples = samples.reshape(len(samples), search.n_rings, -1)
     power = (samples.real**2 + samples.imag**2).mean(-1)
     moved = (samples[:, None] * shift_phases(search, -shifts_px)).flatten(0, 1)
-    coefficients = angular_coefficients(search, moved) * plan.ring_weight[: search.n_rings, None, None]
+    coefficients = angular_coefficients(search, moved).to(plan.device)
+    coefficients = coefficients * plan.ring_weight[: search.n_rings, None, None]
     exact = coefficients.permute(0, 2, 3, 1).contiguous()  # (n t, q, 2, r)
-    dtype = torch.float32 if len(exact) <= DENSE else plan.coarse[0].dtype
+    bank = PosteriorBank(exact, (), power.to(plan.device), shifts_px.to(plan.device))
+    dtype = torch.float32 if bank.dense else plan.coarse[0].dtype
     products = tuple(
         exact[:, first:last, :, ring:].permute(1, 2, 3, 0).reshape(last - first, -1, len(exact)).to(dtype)
         for first, last, ring in search.spans
     )
-    return PosteriorBank(exact, products, power, shifts_px)
+    return replace(bank, products=products)
 
 
 @dataclass(frozen=True)
@@ -160,6 +179,10 @@ class PosteriorImages:
 
     def __len__(self) -> int:
         return len(self.weighted)
+
+    def on(self, device: torch.device) -> "PosteriorImages":
+        """The same on another device."""
+        return PosteriorImages(*(getattr(self, f.name).to(device) for f in fields(self)))
 
 
 @dataclass
@@ -185,6 +208,10 @@ class PosteriorSums:
         self.moved += other.moved
         self.weight += other.weight
         self.share += other.share
+
+    def on(self, device: str) -> "PosteriorSums":
+        """The same on another device."""
+        return PosteriorSums(self.moved.to(device), self.weight.to(device), self.share.to(device))
 
 
 @dataclass(frozen=True)
@@ -241,9 +268,9 @@ def empty_posterior_sums(plan: PosteriorPlan, n_references: int, n_shifts: int) 
     """Sums with nothing in them."""
     insertion = plan.insertion
     return PosteriorSums(
-        torch.zeros(n_references * n_shifts, len(insertion.q), 2, insertion.n_rings),
-        torch.zeros(n_references, insertion.n_rings, dtype=torch.float64),
-        torch.zeros(n_references, dtype=torch.float64),
+        torch.zeros(n_references * n_shifts, len(insertion.q), 2, insertion.n_rings, device=plan.device),
+        torch.zeros(n_references, insertion.n_rings, dtype=torch.float64, device=plan.device),
+        torch.zeros(n_references, dtype=torch.float64, device=plan.device),
     )
 
 
@@ -257,7 +284,7 @@ def add_posteriors(
     shift_log_prior: Tensor | None = None,
     weight: Tensor | None = None,
     temperature: float = 1.0,
-    block_bytes: int = 1 << 22,
+    block_bytes: int | None = None,
 ) -> ImagePosteriors:
     """Add the images of a batch to the sums, each with its whole posterior, and return its class shares.
 
@@ -271,24 +298,36 @@ def add_posteriors(
         How much each image counts in the sums, `(b,)`; 1 if left out.
     temperature
         Above 1 flattens the posterior.
+    block_bytes
+        Working memory of one block of images; by default what a cache holds, more on a GPU.
+
+    Returns
+    -------
+    posteriors
+        On the CPU, wherever the images met the references.
     """
+    images, block_bytes = images.on(plan.device), block_bytes or _block_bytes(plan.device)
     n, n_shifts, n_angles = len(bank), len(bank.shifts_px), plan.search.n_angles
     n_rings = plan.search.n_rings
     norm = (images.precision[:, :n_rings] * plan.ring_weight[:n_rings]) @ bank.power.T  # (b, n)
     bias = (-0.5 * norm)[..., None].expand(-1, n, n_shifts)
     if shift_log_prior is not None:
-        bias = bias + shift_log_prior[:, None]
+        bias = bias + shift_log_prior[:, None].to(plan.device)
     if log_prior is not None:
-        bias = bias + log_prior[:, None]
+        bias = bias + log_prior[:, None].to(plan.device)
     block = max(1, block_bytes // (4 * n * n_shifts * (n_angles + len(plan.search.q))))
     parts = []
     for start in range(0, len(images), block):
         rows = slice(start, start + block)
         some = PosteriorImages(images.weighted[rows], images.precision[rows], images.centre_px[rows])
-        count = torch.ones(len(some)) if weight is None else weight[rows]
+        count = torch.ones(len(some), device=plan.device) if weight is None else weight[rows].to(plan.device)
         add = _add_all if bank.dense else _add_likely
         parts.append(add(sums, some, bank, plan, norm[rows], bias[rows], count, temperature))
-    return ImagePosteriors(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    return ImagePosteriors(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
+
+
+def _block_bytes(device: torch.device) -> int:
+    return 1 << 22 if device.type == "cpu" else 1 << 29
 
 
 def _add_all(
@@ -309,7 +348,7 @@ def _add_all(
     )
     even += bias.reshape(-1)
     best, pair = (even + odd.abs()).amax(0).reshape(b, -1).max(1)
-    column = torch.arange(b) * (n * n_shifts) + pair
+    column = torch.arange(b, device=pair.device) * (n * n_shifts) + pair
     angle = torch.cat([even[:, column] + odd[:, column], even[:, column] - odd[:, column]]).argmax(0)
     even -= best.repeat_interleave(n * n_shifts)
     ahead, behind = (even + odd).div_(temperature).exp_(), even.sub_(odd).div_(temperature).exp_()
@@ -406,7 +445,7 @@ def _turned(bank: PosteriorBank, column: Tensor, psi: Tensor) -> Tensor:
 
 
 def collect(sums: PosteriorSums, plan: PosteriorPlan, shifts_px: Tensor) -> tuple[Tensor, Tensor]:
-    """Bring all shifts of each reference together.
+    """Bring all shifts of each reference together, on the CPU.
 
     Returns
     -------
@@ -439,7 +478,7 @@ def _scores(
 ) -> tuple[Tensor, Tensor]:
     """Even and odd part of the cross term at half the angles, `(angles / 2, b * n t)` each."""
     n_q, n_rows, _, _ = rows.shape
-    spectrum = torch.empty(n_q, n_rows, bank.products[0].shape[-1], dtype=rows.dtype)
+    spectrum = torch.empty(n_q, n_rows, bank.products[0].shape[-1], dtype=rows.dtype, device=rows.device)
     for (first, last, ring), part in zip(spans, bank.products, strict=True):
         torch.bmm(rows[first:last, :, :, ring:].flatten(2), part, out=spectrum[first:last])
     n_even = to_even.shape[1] // 2

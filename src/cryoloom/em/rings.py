@@ -25,7 +25,7 @@ Everything is plain torch, on CPU and GPU alike; operands may be bfloat16 for ra
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -71,6 +71,11 @@ class RingPlan:
     spans: tuple[tuple[int, int, int], ...]
     points: Tensor
     ring_weight: Tensor
+
+    def on(self, device: str) -> "RingPlan":
+        """The same on another device."""
+        moved = {name: getattr(self, name).to(device) for name in ("radii", "q", "points", "ring_weight")}
+        return replace(self, **moved)
 
     @property
     def n_rings(self) -> int:
