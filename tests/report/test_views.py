@@ -131,6 +131,20 @@ def test_reports_of_jobs_and_project_stand_alone_and_open_elsewhere(tmp_path, me
     assert addresses == 0
 
 
+def test_the_surface_is_coloured_by_the_local_resolution_of_the_particle_not_of_the_solvent(tmp_path):
+    z, y, x = np.ogrid[[slice(-16, 16)] * 3]
+    body = z**2 + y**2 + x**2 < 8**2
+    rng = np.random.default_rng(0)
+    maps = {"map_sharpened": np.where(body, 1.0, 0.05 * rng.normal(size=body.shape))}
+    maps["local_resolution"] = np.where(body, 4.0 + 0.5 * (x > 0), 15.0)
+    paths = {name: tmp_path / f"{name}.mrc" for name in maps}
+    for name, path in paths.items():
+        write_map(VolumeMap(maps[name].astype(np.float32), 2.0), path)
+    write_views(tmp_path, paths)
+    line = next(row for row in (tmp_path / "view.cxc").read_text().splitlines() if row.startswith("color sample"))
+    assert line == "color sample #1 map #2 palette 4.00,blue:4.25,white:4.50,red"
+
+
 def test_rods_point_to_where_particles_are_seen_from():
     rotations = random_rotations(4000, torch.Generator().manual_seed(3)).numpy()
     tilted = rotations[rotations[:, 2, 2] > 0.9]

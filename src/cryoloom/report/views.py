@@ -76,7 +76,8 @@ def chimerax_commands(
     local = next((numbers[name] for name in _ANGSTROM_MAPS if name in numbers), None)
     main = next((number for name, number in numbers.items() if name not in (*_ANGSTROM_MAPS, "mask")), None)
     if local is not None and main is not None:
-        low, high = facts[next(n for n in _ANGSTROM_MAPS if n in numbers)]["range"]
+        names = list(files)
+        low, high = _colour_range(facts[names[local - 1]], facts[names[main - 1]])
         palette = f"{low:.2f},blue:{(low + high) / 2:.2f},white:{high:.2f},red"
         lines += [f"show #{main} models", f"color sample #{main} map #{local} palette {palette}"]
     if with_directions:
@@ -159,8 +160,17 @@ def directions_bild(rotations: np.ndarray, centre: Sequence[float], radius: floa
     return "\n".join(lines) + "\n"
 
 
+def _colour_range(local: Mapping[str, Any], main: Mapping[str, Any]) -> tuple[float, float]:
+    """From which to which Å a surface is coloured: what lies within it, not in the solvent, where values are coarse."""
+    values, body = local["sample"], main["sample"]
+    if values.shape == body.shape and (body > main["level"]).any():
+        values = values[body > main["level"]]
+    low, high = (float(v) for v in np.quantile(values, [0.02, 0.98]))
+    return low, max(high, 1.02 * low)
+
+
 def _map_facts(path: Path) -> dict[str, Any] | None:
-    """Level, centre, width and range of a map; None for files that are none (stacks of images, damaged files)."""
+    """Level, centre, width and some voxels of a map; None for files that are none (stacks of images, damaged files)."""
     try:
         header = read_mrc_header(path)
         if path.suffix != ".mrc" or header.shape[0] == 1 or header.space_group != 1 or header.mode != 2:
@@ -174,7 +184,7 @@ def _map_facts(path: Path) -> dict[str, Any] | None:
     level = suggest_level(sample) if len(set(sample.shape)) == 1 else float(sample.mean() + 3 * sample.std())
     return {
         "level": level,
-        "range": tuple(float(v) for v in np.quantile(sample, [0.02, 0.98])),
+        "sample": sample,
         "centre": np.array(header.origin) + 0.5 * sizes,
         "width": float(sizes.min()),
     }
