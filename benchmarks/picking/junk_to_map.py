@@ -56,7 +56,7 @@ class Bed:
 
 BEDS = {
     "tripod": Bed("tripod", "C3", 300.0, 140.0, 0.1, 0.4),
-    "ring": Bed("ring", "D7", 700.0, 150.0, 0.1, 0.4),
+    "ring": Bed("ring", "D7", 700.0, 190.0, 0.1, 0.4),
     "shell": Bed("shell", "O", 480.0, 150.0, 0.05, 1.0),
 }
 
