@@ -112,7 +112,7 @@ def judge_classes(
     factors = (
         (_gate(crossing / max(best, 1e-9), 0.3, 0.05), "the halves agree to {:.0f} Å only", resolution),
         (
-            _gate(crossing / usual, 0.75, 0.04),
+            _gate(crossing / usual, 0.7, 0.04),
             "so many images should resolve more than {:.0f} Å",
             resolution,
         ),
