@@ -4,6 +4,7 @@ import torch
 
 from cryoloom.abinitio.store import StartStore
 from cryoloom.abinitio.tournament import Tournament
+from cryoloom.compute.device import choose_device
 from cryoloom.data import VolumeMap
 from cryoloom.em.extent import estimate_mask_diameter
 from cryoloom.io.map_file import read_map
@@ -64,6 +65,24 @@ def test_a_job_that_was_killed_goes_on_where_it_was_and_ends_alike(specimen, tmp
     again = read_map(run(particles, tmp_path / "job", **settings)["class001"]).data
     assert not set(done) & set(climbed)
     assert np.array_equal(again, whole)
+
+
+@pytest.mark.slow
+def test_on_a_gpu_the_same_map_is_found(specimen, tmp_path, gpu, monkeypatch):
+    monkeypatch.setattr("cryoloom.abinitio.stage.ROUNDS", 1)
+    recipe = ParticleRecipe(n=120, snr=0.3, junk=0.0, shift=4.0)
+    particles = observed(simulate_particles(specimen, tmp_path / "data", recipe, seed=5))
+    settings = {"mask_diameter": 1.2 * specimen.diameter, "starts": 2, "resolution": 50.0}
+
+    def go(name, device):
+        job = run_stage("abinitio", {"particles": particles}, settings, out=tmp_path / name, device=device, threads=1)
+        assert job.summary["device"] == device
+        return read_map(job["class001"]).data
+
+    there = go("gpu", gpu)
+    monkeypatch.setattr("cryoloom.project.runner.choose_device", choose_device)
+    here = go("cpu", "cpu")
+    assert np.corrcoef(here.ravel(), there.ravel())[0, 1] > 0.99
 
 
 def test_starts_are_made_from_most_of_the_images_and_judged_on_others(specimen, tmp_path, monkeypatch):

@@ -83,8 +83,9 @@ def climb(
         references = references_of(model, level.plan, level.rotations)
         images = level.images(some, centre_px[some])
         sums = posterior_sums(
-            level.plan, images, references, torch.arange(len(some)), executor, n_groups=model.n_classes
-        )
+            level.plan, images, references, torch.arange(len(some)), executor, n_groups=model.n_classes,
+            device=level.device,
+        )  # fmt: skip
         centre_px[some] = recentre(model, level, some, centre_px[some], centres, sums)
         if running is None:
             running = sums.numerator, sums.weight

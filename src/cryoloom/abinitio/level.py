@@ -42,6 +42,8 @@ class Level:
         Å.
     pixel_size
         Å per small pixel.
+    device
+        Where images meet models.
     """
 
     plan: RingPlan
@@ -52,6 +54,7 @@ class Level:
     symmetry: str
     resolution: float
     pixel_size: float
+    device: str = "cpu"
 
     def images(self, rows: Tensor, centre_px: Tensor, shifts_px: Tensor | None = None) -> RingImages:
         """Images of `rows` about their centres `(len(rows), 2)`, with trial shifts if given."""
@@ -88,6 +91,7 @@ def make_level(
         symmetry,
         field / radius,
         images.pixel_size,
+        source.place.device,
     )
 
 
@@ -95,7 +99,9 @@ def evaluate(model: StartModel, level: Level, images: RingImages, executor: Exec
     """Posterior of images under a model, without sums."""
     references = references_of(model, level.plan, level.rotations)
     rows = torch.arange(len(images))
-    return posterior_sums(level.plan, images, references, rows, executor, n_groups=model.n_classes, accumulate=False)
+    return posterior_sums(
+        level.plan, images, references, rows, executor, n_groups=model.n_classes, accumulate=False, device=level.device
+    )
 
 
 def round_evidence(model: StartModel, level: Level, images: RingImages, executor: Executor) -> Tensor:
@@ -103,7 +109,8 @@ def round_evidence(model: StartModel, level: Level, images: RingImages, executor
     flat = StartModel(model.profiles[:1], torch.zeros_like(model.volumes[:1]))
     references = references_of(flat, level.plan, level.rotations[:1])
     rows = torch.arange(len(images))
-    return posterior_sums(level.plan, images, references, rows, executor, accumulate=False).log_evidence
+    found = posterior_sums(level.plan, images, references, rows, executor, accumulate=False, device=level.device)
+    return found.log_evidence
 
 
 def round_start(level: Level, n_classes: int, rows: Tensor, centre_px: Tensor, executor: Executor) -> StartModel:
@@ -118,7 +125,7 @@ def round_start(level: Level, n_classes: int, rows: Tensor, centre_px: Tensor, e
     nothing = StartModel(torch.zeros(1, 1), torch.zeros(1, box, box, box))
     references = references_of(nothing, level.plan, level.rotations[:1])
     images = level.images(rows, centre_px)
-    sums = posterior_sums(level.plan, images, references, torch.arange(len(rows)), executor)
+    sums = posterior_sums(level.plan, images, references, torch.arange(len(rows)), executor, device=level.device)
     found = maximise(sums, level.plan, level.rotations[:1], level.symmetry, 1, level.ball, executor)
     return StartModel(found.profiles.repeat(n_classes, 1), torch.zeros(n_classes, box, box, box))
 

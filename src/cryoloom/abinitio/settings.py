@@ -26,7 +26,6 @@ ABINITIO = StageDeclaration(
     settings=AbinitioSettings,
     function="cryoloom.abinitio.stage:find_first_map",
     inputs=(Input("particles", "particles", "Particle images with their CTFs."),),
-    uses_gpu=False,
     writes={
         "class001": "first map (class002 ... with more classes); its hand is a guess",
         "particles": "particles with class, pose and shift",

@@ -18,6 +18,7 @@ from cryoloom.data import ParticleSet, VolumeMap
 from cryoloom.em.extent import estimate_mask_diameter
 from cryoloom.em.groups import noise_groups
 from cryoloom.em.images import ImageSource
+from cryoloom.em.place import Place
 from cryoloom.fourier import fourier_crop
 from cryoloom.geometry import rotation_about_z, symmetry_matrices
 from cryoloom.io.particles import ParticleImages
@@ -55,7 +56,8 @@ def find_first_map(particles: ParticleSet, settings: AbinitioSettings, run: Run)
     field = box * pixel_size
     diameter = settings.mask_diameter or estimate_mask_diameter(reader, len(particles), pixel_size)
     diameter = min(diameter, 0.95 * field)
-    source = ImageSource(reader, particles, diameter, noise_group=noise_groups(particles, "micrograph"), cache_bytes=0)
+    groups = noise_groups(particles, "micrograph")
+    source = ImageSource(reader, particles, diameter, noise_group=groups, cache_bytes=0, place=Place(run.device))
     particle_diameter = diameter / 1.2
     steps, last_part = _schedule(settings.symmetry)
     finest = max(settings.resolution or particle_diameter / last_part, 2.6 * pixel_size)

@@ -73,7 +73,6 @@ def choose_device(wanted: str = "auto", *, require_gpu: bool = False, memory_fra
     if kind == "auto":
         note = (
             "No GPU found: running on the CPU. Movies, CTF, picking and refinement may take 10 to 30 times longer than "
-            "on a GPU (the ratio of memory bandwidths; not measured); 3D classes and first maps run on the CPU in this "
-            "version anyway."
+            "on a GPU (the ratio of memory bandwidths; not measured); 3D classes run on the CPU in this version anyway."
         )
     return DeviceChoice("cpu", f"CPU, {psutil.cpu_count()} cores", int(free * memory_fraction), note)

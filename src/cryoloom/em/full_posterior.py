@@ -29,7 +29,7 @@ from cryoloom.em.rings import (
     synthesis,
 )
 
-SCORES_IN_CACHE = 1 << 19
+SCORES_IN_CACHE, SCORES_ON_GPU = 1 << 19, 1 << 27
 # What is this far below the best counts as this far below: 1e-17 of it. Smaller numbers, and their squares, would soon
 # be denormal, with which processors are ten times slower.
 FLOOR = -40.0
@@ -157,8 +157,11 @@ def posterior_sums(
     shift_log_prior: Tensor | None = None,
     accumulate: bool = True,
     chunk: int | None = None,
+    device: str | torch.device | None = None,
 ) -> RingSums:
     """Posterior of images over references, angles and shifts, and its sums.
+
+    Results lie where the images do.
 
     Parameters
     ----------
@@ -174,17 +177,24 @@ def posterior_sums(
         False leaves out the sums (`numerator` and `weight` are zero).
     chunk
         Images in one block; by default so that its scores stay in the cache, whatever the number of cores.
+    device
+        Where images meet references; by default where they lie.
     """
+    home = images.coefficients.device
+    device = torch.device(device) if device is not None else home
+    plan = plan.on(str(device))
+    references = RingReferences(references.coefficients.to(device), references.power.to(device))
     n_references, n_rings, n_q, _ = references.coefficients.shape
-    device = references.coefficients.device
     scores_per_image = n_references * len(images.shifts_px) * plan.n_angles
-    chunk = chunk or max(1, min(64, SCORES_IN_CACHE // scores_per_image))
+    room, most = (SCORES_IN_CACHE, 64) if device.type == "cpu" else (SCORES_ON_GPU, len(rows))
+    chunk = chunk or max(1, min(most, room // scores_per_image))
     ring_total = plan.ring_weight * plan.n_samples  # Fourier pixels per ring
     bank = (references.coefficients * ring_total[:, None, None]).permute(2, 3, 1, 0).reshape(n_q, 2 * n_rings, -1)
-    prior = torch.zeros(n_groups, device=device) if log_prior is None else log_prior
+    prior = torch.zeros(n_groups, device=device) if log_prior is None else log_prior.to(device)
     prior = prior.repeat_interleave(n_references // n_groups)
     norm = 0.5 * ring_total[:, None] * references.power.T
-    block = _Block(plan, images, bank.contiguous(), norm, prior, shift_log_prior, n_groups, accumulate)
+    shift_prior = None if shift_log_prior is None else shift_log_prior.to(device)
+    block = _Block(plan, images, bank.contiguous(), norm, prior, shift_prior, n_groups, accumulate)
     blocks = [rows[i : i + chunk] for i in range(0, len(rows), chunk)]
     numerator = torch.zeros(n_q, n_references, 2 * n_rings, device=device)
     weight = torch.zeros(n_references, n_rings, device=device)
@@ -194,9 +204,9 @@ def posterior_sums(
             numerator += sums[0]
             weight += sums[1]
         columns.append(rest)
-    evidence, effective, shift, of_shift, best, group = (torch.cat(parts) for parts in zip(*columns, strict=True))
+    per_image = (torch.cat(parts).to(home) for parts in zip(*columns, strict=True))
     parts = numerator.unflatten(2, (2, n_rings)).permute(2, 1, 3, 0)  # real and imaginary: (2, d, rings, n_q)
-    return RingSums(torch.complex(parts[0], parts[1]), weight, evidence, effective, shift, of_shift, best, group)
+    return RingSums(torch.complex(parts[0], parts[1]).to(home), weight.to(home), *per_image)
 
 
 class _Block:
@@ -219,8 +229,9 @@ class _Block:
         self.to_q = analysis(plan)
 
     def __call__(self, some: Tensor) -> tuple[Any, ...]:
-        inverse_variance = self.images.inverse_variance[some]
-        products = product_rows(self.images.coefficients[some].flatten(0, 1)).flatten(2)  # (q, 2 m, 2 rings)
+        device = self.bank.device
+        inverse_variance = self.images.inverse_variance[some].to(device)
+        products = product_rows(self.images.coefficients[some].to(device).flatten(0, 1)).flatten(2)  # (q, 2 m, 2 rings)
         p = self._scores(products, self.prior - inverse_variance @ self.norm)  # (angles, n, t, d)
         per_line = p.amax(-1)  # (angles, n, t)
         highest = per_line.amax((0, 2))
@@ -233,7 +244,7 @@ class _Block:
         # the cosine part of q = 0 is the sum over angles
         per_pair = spectrum[0, : len(spectrum[0]) // 2].reshape(p.shape[1:]) / total[:, None, None]  # (n, t, d)
         of_shift = per_pair.sum(2)
-        shift = of_shift @ self.images.shifts_px
+        shift = of_shift @ self.images.shifts_px.to(device)
         of_reference = per_pair.sum(1)  # (n, d)
         group = of_reference.unflatten(1, (self.n_groups, -1)).sum(-1)
         sums = None

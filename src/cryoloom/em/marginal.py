@@ -124,7 +124,7 @@ def marginal_sums(
                 torch.arange(len(chunk), device=device),
                 executor,
                 shift_log_prior=prior,
-                chunk=IMAGES_PER_BLOCK,
+                chunk=IMAGES_PER_BLOCK if device == "cpu" else None,
             )
             at = np.searchsorted(rows, chunk.rows)
             effective[at] = found.n_effective.cpu().numpy()
