@@ -49,6 +49,7 @@ def test_bands_lie_within_what_the_map_holds():
         centres, half_widths = choose_bands(box, pixel_size, 30.0)
         assert len(centres) >= 4 and (np.diff(centres) > 0).all() and centres[-1] < 0.5 / pixel_size
         assert (half_widths * centres * box * pixel_size >= 1.5 - 1e-9).all()
+    assert (centres * np.exp(half_widths) < 0.5 / pixel_size + 1e-9).all() and half_widths.max() == HALF_WIDTH
 
 
 def test_a_band_at_its_own_sampling_has_the_values_of_the_whole_map():

@@ -22,16 +22,20 @@ HALF_WIDTH = 0.35
 STEP = 0.15
 """Between centres in the logarithm of frequency."""
 
+NARROWEST = 0.08
+"""Half width of the last band, which ends at the Nyquist frequency as all do: many maps hold nothing beyond it."""
+
 LEAST_SHELLS = 1.5
 """Half width of a band in shells at least."""
 
 
 def choose_bands(box: int, pixel_size: float, coarsest: float) -> tuple[np.ndarray, np.ndarray]:
     """Bands from `coarsest` Å to near the Nyquist frequency: centres in 1/Å and half widths in ln frequency."""
-    finest = 2 * pixel_size * (1 + 0.5 * HALF_WIDTH)
+    finest = 2 * pixel_size * math.exp(NARROWEST)
     n = max(4, math.ceil(math.log(max(coarsest / finest, 1.1)) / STEP) + 1)
     centres = np.geomspace(1 / max(coarsest, 1.1 * finest), 1 / finest, n)
-    return centres, np.maximum(HALF_WIDTH, LEAST_SHELLS / (box * pixel_size * centres))
+    half_widths = np.minimum(HALF_WIDTH, -np.log(2 * pixel_size * centres))
+    return centres, np.maximum(half_widths, LEAST_SHELLS / (box * pixel_size * centres))
 
 
 def band_gain(frequency: Tensor, centre: float, half_width: float) -> Tensor:
