@@ -1,11 +1,11 @@
 """How good each class is, from measured things alone, and a verdict with reasons.
 
 Measured: the resolution at which the two halves of a class stop to agree, set against the best classes of the same
-run, and against what as many images of the typical class would reach (pieces of dirt are strong, but each is another:
-their halves agree on a blob and on nothing finer); the energy of the average inside the particle's circle over that
-outside of it; how much of it touches the rim of the circle; whether it is brighter than its surroundings; and how far
-its mass lies from the centre. Each becomes a factor between 0 and 1; their product is the probability that the class
-shows a particle.
+run; how much of the detail they agree on that as many images of the typical class would show (pieces of dirt are
+strong, but each is another: their halves agree on a blob and on nothing finer); the energy of the average inside the
+particle's circle over that outside of it; how much of it touches the rim of the circle; whether it is brighter than its
+surroundings; and how far its mass lies from the centre. Each becomes a factor between 0 and 1; their product is the
+probability that the class shows a particle.
 """
 
 from dataclasses import dataclass
@@ -106,15 +106,15 @@ def judge_classes(
 
     used = count_np > 0
     best = _weighted_quantile(crossing[used], share[used], 0.8) if used.any() else 1.0
-    usual = _crossing(expected_correlation(correlation.double().numpy(), count_np), radii.double().numpy(), 0.3)
+    detail = detail_of(correlation.double().numpy(), radii.double().numpy(), count_np)
     good = np.ones(n)
     reasons: list[list[str]] = [[] for _ in range(n)]
     factors = (
         (_gate(crossing / max(best, 1e-9), 0.3, 0.05), "the halves agree to {:.0f} Å only", resolution),
         (
-            _gate(crossing / usual, 0.7, 0.04),
-            "so many images should resolve more than {:.0f} Å",
-            resolution,
+            _gate(detail, 0.4, 0.04),
+            "the halves agree on {:.0%} of the detail that so many images should show",
+            detail,
         ),
         (_gate(agreement, 0.3, 0.05), "the halves hardly agree (mean correlation {:.2f})", agreement),
         (_gate(np.log(contrast), np.log(3.0), 0.2), "as much outside of the circle as inside ({:.1f})", contrast),
@@ -153,6 +153,22 @@ def expected_correlation(correlation: np.ndarray, count: np.ndarray) -> np.ndarr
     typical = np.take_along_axis(ratio, np.take_along_axis(order, middle[None], 0), 0)
     together = count[:, None] * typical
     return np.asarray(together / (1 + together))
+
+
+def detail_of(correlation: np.ndarray, radii: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Agreement of the halves of each class over what is expected of its number of images, `(n,)`.
+
+    It is the ratio of the means over the outer half of the rings that the class is expected to resolve; 1 where it is
+    expected to resolve nothing. A dip, as where the transform of a view passes through zero, hardly counts.
+    """
+    expected = expected_correlation(correlation, count)
+    last = _crossing(expected, radii, 0.3)
+    out = np.ones(len(correlation))
+    for i in range(len(out)):
+        rings = (radii > 0.5 * last[i]) & (radii <= last[i])
+        if count[i] > 0 and rings.sum() > 1:
+            out[i] = np.clip(correlation[i, rings], 0, None).mean() / expected[i, rings].mean()
+    return out
 
 
 def particle_junk(good: np.ndarray, class_index: np.ndarray, member: np.ndarray) -> np.ndarray:
