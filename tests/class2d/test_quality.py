@@ -41,6 +41,15 @@ def test_a_class_that_resolves_less_than_its_number_of_images_gives_is_no_partic
     assert quality.good[3] < 0.1 and "so many images" in " ".join(quality.reasons[3])
 
 
+def test_a_dip_in_the_agreement_of_the_halves_is_no_lack_of_detail():
+    per_image = 0.3 * torch.exp(-0.4 * torch.arange(16).double())
+    count = torch.tensor([80, 80, 80])
+    ratio = (count[:, None] * per_image).clone()
+    ratio[2, 4:6] *= 0.02  # the transform of a view passes through zero
+    quality = judge(view_images(3), ratio / (1 + ratio), count)
+    assert (quality.good > 0.8).all()
+
+
 def test_empty_classes_are_named():
     quality = judge(view_images(2), torch.ones(2, 16).double(), torch.tensor([10, 0]))
     assert quality.good[1] == 0 and quality.reasons[1] == ["no particles"]
