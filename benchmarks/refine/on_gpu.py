@@ -6,8 +6,8 @@
 
 For the rows REF-9, C2D-8 and HET-9, which count on an H200-class card. Particles of bed `c1` (3D classes: of bed
 `four`) are simulated once into the folder by all cores, which does not count. The job runs as its command does, start,
-reading and writing included; which device it used stands in the line (3D classes use the CPU in this version). Any
-device will do, so small sets try the script out on a CPU: `--particles 500 --box 64 --device cpu`.
+reading and writing included; which device it used stands in the line. Any device will do, so small sets try the script
+out on a CPU: `--particles 500 --box 64 --device cpu`.
 """
 
 import argparse

@@ -29,6 +29,20 @@ def test_two_states_are_found_from_poses_alone(states, tmp_path):
     assert (result.folder / "class002_half1.mrc").exists()
 
 
+def test_on_a_gpu_the_same_states_are_found(states, tmp_path, gpu):
+    data = states(n=240, weights=(0.6, 0.4), snr=1.0)
+    result = run_stage(
+        "class3d",
+        inputs={"particles": data.posed, "reference": None, "mask": None},
+        settings={"classes": 2, "alignment": False, "mask_diameter": data.diameter, "starts": 2},
+        out=tmp_path / "job",
+        device=gpu,
+        threads=1,
+    )
+    assert result.summary["device"] == gpu
+    assert data.accuracy(read_particles(result.outputs["particles"]).class_number) > 0.93
+
+
 @pytest.mark.slow
 def test_one_state_is_not_split_in_two(states, tmp_path):
     data = states(n=500, weights=(1.0,), snr=0.2, off=0.0)

@@ -21,11 +21,13 @@ from cryoloom.em import (
     single_candidates,
     tensor_kernels,
 )
+from cryoloom.em.channels import accumulate_channels
 from cryoloom.em.defocus import fit_defocus
 from cryoloom.em.halves import prepare_references
 from cryoloom.em.marginal import marginal_sums
 from cryoloom.em.place import Place, compiled
 from cryoloom.em.poses import empty_poses
+from cryoloom.em.products import slice_products
 from cryoloom.em.search import search_directions, shift_grid
 from cryoloom.geometry import axis_angle_to_matrix, rotation_angle
 from pretend_gpu import PretendGpu
@@ -165,3 +167,24 @@ def test_whole_posteriors_are_equal(both, executor):
     assert found[0].gain == pytest.approx(found[1].gain, rel=1e-3)
     a, b = found[0].sums[0].sums, found[1].sums[0].sums
     assert float((a - b).abs().max()) < 1e-3 * float(a.abs().max())
+
+
+def test_products_and_sums_of_many_volumes_are_equal(both, executor):
+    data, noise, sides = both
+    poses, rows = _poses(data), np.arange(30)
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=(30, 2))
+    second = first[:, :, None] * first[:, None]
+    found = []
+    for source, references in sides:
+        products = slice_products(
+            source, [references], np.zeros(30, np.int64), rows, poses.rotation[:30], poses.shift_px[:30], noise,
+            executor, radius=12,
+        )  # fmt: skip
+        sums = accumulate_channels(
+            source, rows, poses.rotation[:30], poses.shift_px[:30], poses.scale[:30], first, second, rows % 2, 2, noise,
+            executor, radius=10,
+        )  # fmt: skip
+        found.append((*products, sums.numpy()))
+    for one, other in zip(*found, strict=True):
+        assert np.abs(one - other).max() < 1e-4 * np.abs(one).max()

@@ -69,14 +69,14 @@ def align_to_references(
     modes: Candidates | None = None
     share = np.full((len(rows), n_classes), 1.0 / n_classes)
     for iteration in range(plan.n_global + plan.n_local):
-        spectra = [prepare_references(v, executor, radius) for v in volumes]
+        spectra = [prepare_references(v, executor, radius, source.place) for v in volumes]
         turn = float(np.clip(field / radius / plan.diameter * 1.5, np.deg2rad(1.0), np.deg2rad(8.0)))
         priors = PosePriors(scale_sd=0.5 if iteration == 0 else 0.15)
         before = poses.rotation.copy()
         if iteration < plan.n_global:
             found = _search(source, spectra, poses, noise, plan, executor, iteration, radius)
             if iteration == 0:
-                volumes, spectra = _match_grey_scale(volumes, found, n_classes, executor, radius)
+                volumes, spectra = _match_grey_scale(source, volumes, found, n_classes, executor, radius)
             found = replace(found, scale=np.ones(len(found)))
             if modes is not None:
                 found = join_candidates([found, replace(modes, information=None)])
@@ -160,7 +160,7 @@ def _search(
 
 
 def _match_grey_scale(
-    volumes: list[list[Tensor]], found: Candidates, n_classes: int, executor: Executor, radius: int
+    source: ImageSource, volumes: list[list[Tensor]], found: Candidates, n_classes: int, executor: Executor, radius: int
 ) -> tuple[list[list[Tensor]], list[list[PaddedSpectrum]]]:
     """Bring every foreign reference to the grey scale of the data."""
     best = best_of(found, found.log_likelihood)
@@ -170,7 +170,7 @@ def _match_grey_scale(
         gain = float(np.median(mine)) if len(mine) >= 5 else float(np.median(found.scale[best]))
         gains.append(gain if np.isfinite(gain) and gain > 0 else 1.0)
     scaled = [v * g for v, g in zip(volumes[0], gains, strict=True)]
-    return [scaled, scaled], [prepare_references(scaled, executor, radius)] * 2
+    return [scaled, scaled], [prepare_references(scaled, executor, radius, source.place)] * 2
 
 
 def _in_box(volume: Tensor, box: int) -> Tensor:

@@ -87,7 +87,9 @@ def realign_within_classes(
         ssnr = ssnr_of(pair.fsc, both_halves=False)
         box = pair.volumes[0].shape[0]
         for h in (0, 1):
-            spectra[h] += prepare_references([solve(halves[h], box, ssnr) * pair.masks[h]], executor, radius)
+            spectra[h] += prepare_references(
+                [solve(halves[h], box, ssnr) * pair.masks[h]], executor, radius, source.place
+            )
     own = mixture.share.argmax(1)
     start = single_candidates(rows, poses.rotation, poses.shift_px, reference=own)
     turn = float(np.clip(source.field / radius / diameter * 1.5, np.deg2rad(1.0), np.deg2rad(8.0)))

@@ -75,10 +75,8 @@ def common_map(
     found = soft_mask_from_map(
         volume, pixel_size, lowpass_resolution=max(15.0, 1.5 * field / reached), extend=6.0 + MARGIN
     )
-    noise = estimate_noise(
-        source, prepare_references([volume * found], executor, reached), _one_reference(poses), rows, noise, executor,
-        radius=reached,
-    )  # fmt: skip
+    spectra = prepare_references([volume * found], executor, reached, source.place)
+    noise = estimate_noise(source, spectra, _one_reference(poses), rows, noise, executor, radius=reached)
     mask = found if focus is None else place_mask(focus, box, pixel_size)
     support = torch.maximum(found, mask)
     return CommonMap(volume * support, mask, support, noise, reached)

@@ -12,6 +12,7 @@ from cryoloom.em.groups import N_QUARTERS
 from cryoloom.em.halves import prepare_references
 from cryoloom.em.images import ImageSource
 from cryoloom.em.noise import NoiseModel
+from cryoloom.em.place import Place
 from cryoloom.em.poses import Candidates, PoseTable, single_candidates
 from cryoloom.em.products import slice_products
 from cryoloom.em.solve import SolvableSums, box_for_radius, prepare_sums, solve
@@ -69,6 +70,8 @@ class ClassBasis:
         Last shell that counts.
     common
         Noise, where classes may differ, and where there is anything at all.
+    place
+        Where images meet the maps.
     """
 
     box: int
@@ -76,6 +79,7 @@ class ClassBasis:
     radius: int
     common: CommonMap
     executor: Executor
+    place: Place
 
     def prior(self, halves: tuple[list[SolvableSums], list[SolvableSums]], population: np.ndarray) -> DifferencePrior:
         """What two sets of particles agree on."""
@@ -93,7 +97,7 @@ class ClassBasis:
             solve(difference_sums(own, total), box, ssnr) * prior.place
             for own, ssnr in zip(sums, prior.ssnr, strict=True)
         ]
-        return prepare_references(volumes, self.executor, self.radius)
+        return prepare_references(volumes, self.executor, self.radius, self.place)
 
 
 def products_with(

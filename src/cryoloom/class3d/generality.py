@@ -45,7 +45,7 @@ def evidence_elsewhere(
         found = sort_by_coordinates(
             subspace.cross, subspace.gram, z, n_classes, rng, n_starts=n_starts, scale_sd=SCALE_SD
         )
-        spectra = prepare_references(subspace.volumes, executor, radius)
+        spectra = prepare_references(subspace.volumes, executor, radius, source.place)
         cross, gram = slice_products(
             source, [spectra], np.zeros(len(other), np.int64), other, poses.rotation[other], poses.shift_px[other],
             common.noise, executor, radius=radius,

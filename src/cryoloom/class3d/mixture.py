@@ -97,7 +97,7 @@ def mixture_step(
         source, mixture.share, poses, rows, fold, common.noise, executor, radius=radius, symmetry=symmetry
     )
     halves = (add_folds(sums[0], sums[1]), add_folds(sums[2], sums[3]))
-    basis = ClassBasis(source.box, source.field, radius, common, executor)
+    basis = ClassBasis(source.box, source.field, radius, common, executor, source.place)
     prior = basis.prior(halves, mixture.population)
     of_class = add_folds(*halves)
     del halves
@@ -224,7 +224,7 @@ def judge_apart(
     fold, n_classes = quarter_of(poses.half)[rows], mixture.share.shape[1]
     cross = np.empty((len(rows), n_classes + 1))
     gram = np.empty((len(rows), n_classes + 1, n_classes + 1))
-    basis = ClassBasis(source.box, source.field, radius, common, executor)
+    basis = ClassBasis(source.box, source.field, radius, common, executor, source.place)
     without = []
     for f in range(N_QUARTERS):
         others = rows[fold != f]

@@ -19,7 +19,7 @@ def share_of_references(
     rows = np.arange(len(source))
     radius = int(np.clip(round(source.field / resolution), 4, source.points.radius))
     noise = estimate_image_power(source, executor, rows)
-    spectra = prepare_references(references, executor, radius)
+    spectra = prepare_references(references, executor, radius, source.place)
     cross, gram = slice_products(
         source, [spectra], np.zeros(len(rows), np.int64), rows, poses.rotation, poses.shift_px, noise, executor,
         radius=radius,

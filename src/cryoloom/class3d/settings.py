@@ -47,7 +47,6 @@ CLASS3D = StageDeclaration(
         ),
         Input("mask", "map", "Focus: states are told apart by what lies inside this mask.", required=False),
     ),
-    uses_gpu=False,
     writes={
         "class001": "map of the first class (class002 ... of the others), with class001_half1 and class001_half2",
         "particles": "particles with their class, pose, and probability of each class",

@@ -21,6 +21,7 @@ from cryoloom.contract import Figure, InputError, Run, stage
 from cryoloom.data import ParticleSet, VolumeMap
 from cryoloom.em.groups import half_sets, noise_groups
 from cryoloom.em.images import ImageSource, cache_bytes
+from cryoloom.em.place import Place
 from cryoloom.em.poses import PoseTable, empty_poses
 from cryoloom.em.start import particle_diameter, place_reference
 from cryoloom.io.particles import ParticleImages
@@ -57,6 +58,7 @@ def sort_particles(
         diameter,
         noise_group=noise_groups(particles, settings.noise),
         cache_bytes=cache_bytes(run.memory_budget),
+        place=Place(run.device),
     )
     path = run.checkpoint("classes.npz")
     kept = load_progress(path) if path.exists() else None

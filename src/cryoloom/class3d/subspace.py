@@ -91,7 +91,7 @@ def find_subspace(
         inside = mask_in_box(mask, box)
         energy = np.zeros(q)
         for _ in range(n_steps):
-            spectra = prepare_references(volumes, executor, radius)
+            spectra = prepare_references(volumes, executor, radius, source.place)
             cross, gram = slice_products(
                 source, [spectra], zeros, rows, rotation, shift, noise, executor, radius=radius
             )
@@ -120,7 +120,7 @@ def find_subspace(
             volumes = [volumes[0]] + [v * inside for v in volumes[1:]]
         if log is not None:
             log(f"directions at {source.field / radius:.1f} Å: energy {np.round(energy[::-1], 2)}")
-    spectra = prepare_references(volumes, executor, radii[-1])
+    spectra = prepare_references(volumes, executor, radii[-1], source.place)
     cross, gram = slice_products(source, [spectra], zeros, rows, rotation, shift, noise, executor, radius=radii[-1])
     return Subspace(volumes, cross, gram, np.einsum("njj->j", gram[:, 1:, 1:]) / len(rows))
 

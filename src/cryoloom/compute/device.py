@@ -72,7 +72,7 @@ def choose_device(wanted: str = "auto", *, require_gpu: bool = False, memory_fra
     note = ""
     if kind == "auto":
         note = (
-            "No GPU found: running on the CPU. Movies, CTF, picking and refinement may take 10 to 30 times longer than "
-            "on a GPU (the ratio of memory bandwidths; not measured); 3D classes run on the CPU in this version anyway."
+            "No GPU found: running on the CPU. Most steps may take 10 to 30 times longer than on a GPU (the ratio of "
+            "memory bandwidths; not measured)."
         )
     return DeviceChoice("cpu", f"CPU, {psutil.cpu_count()} cores", int(free * memory_fraction), note)

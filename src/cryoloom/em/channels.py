@@ -5,6 +5,9 @@ A linear model `V_i = Σ_j z_ij U_j` of particles with known poses asks, at ever
 over the images fills all of them; phases and places are worked out once per image, not once per channel.
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numba import njit
@@ -13,10 +16,11 @@ from torch import Tensor
 from cryoloom.contract import Executor
 from cryoloom.em.images import ImageSource
 from cryoloom.em.noise import NoiseModel
+from cryoloom.em.place import Place
 from cryoloom.em.products import weighted_images
 from cryoloom.em.symmetrise import symmetrise_sums, symmetry_profile
 from cryoloom.fourier.slice_kernels import corner_of_point
-from cryoloom.fourier.slices import PADDING, PaddedSpectrum, padded_half_size, restore_volume
+from cryoloom.fourier.slices import PADDING, PaddedSpectrum, insert_points, padded_half_size, restore_volume
 
 f32 = np.float32
 
@@ -56,38 +60,101 @@ def accumulate_channels(
     """
     q = first.shape[1]
     n = padded_half_size(radius)
-    sums = np.zeros((n_targets, 2 * n + 1, 2 * n + 1, n + 2, n_channels(q)), np.float32)
     n_points = source.points.count(radius)
-    kx, ky = source.points.kx[:n_points], source.points.ky[:n_points]
     root = np.sqrt(noise.point_weights(source.points))
     upper = np.triu_indices(q)
-    edges = np.linspace(0, 2 * n + 1, executor.n_workers + 1).astype(int)
 
-    def prepare(some: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def prepare(some: np.ndarray) -> _Weighted:
         at = np.searchsorted(rows, some)
         images, ctf = weighted_images(source, source.chunk(some), shift_px[at], root, n_points)
         model = ctf * torch.from_numpy(scale[at].astype(np.float32))[:, None]
-        return at, torch.view_as_real((images * model).contiguous()).numpy(), (model * model).numpy()
-
-    for at, values, weights in executor.map(prepare, source.chunk_rows(rows)):
-        columns = (PADDING * rotation[at][:, :, :2]).astype(np.float32)
         moments = np.concatenate([first[at], second[at][:, upper[0], upper[1]]], axis=1).astype(np.float32)
-        where = target[at]
+        return _Weighted(target[at], rotation[at], images * model, model * model, moments)
+
+    insertion = _into_slabs if source.place == Place() else _with_tensors
+    sums = insertion(
+        source, executor.map(prepare, source.chunk_rows(rows)), (n_targets, 2 * n + 1, 2 * n + 1, n + 2, n_channels(q)),
+        n_points, q, executor,
+    )  # fmt: skip
+    _complete(sums, q)
+    return torch.from_numpy(sums)
+
+
+@dataclass(frozen=True)
+class _Weighted:
+    """Images of a chunk ready to be inserted.
+
+    `target` `(m,)`, `rotation` `(m, 3, 3)`, `values` `s C X / σ²` `(m, k)` complex, `weights` `s² C² / σ²` `(m, k)`,
+    and `moments` `(m, q + q (q + 1) / 2)`.
+    """
+
+    target: np.ndarray
+    rotation: np.ndarray
+    values: Tensor
+    weights: Tensor
+    moments: np.ndarray
+
+
+def _into_slabs(
+    source: ImageSource, parts: Iterable[_Weighted], shape: tuple[int, ...], n_points: int, q: int, executor: Executor
+) -> np.ndarray:
+    """Sums by the compiled loop, slabs of z side by side."""
+    sums = np.zeros(shape, np.float32)
+    kx, ky = source.points.kx[:n_points], source.points.ky[:n_points]
+    edges = np.linspace(0, shape[1], executor.n_workers + 1).astype(int)
+    for part in parts:
+        columns = (PADDING * part.rotation[:, :, :2]).astype(np.float32)
+        values = torch.view_as_real(part.values.contiguous()).numpy()
+        weights = part.weights.numpy()
 
         def insert(
             slab: tuple[int, int],
+            part: _Weighted = part,
             columns: np.ndarray = columns,
             values: np.ndarray = values,
             weights: np.ndarray = weights,
-            moments: np.ndarray = moments,
-            where: np.ndarray = where,
         ) -> None:
-            _insert(sums, n, slab[0], slab[1], where, columns, kx, ky, values, weights, moments, q)
+            centre = shape[1] // 2
+            _insert(sums, centre, *slab, part.target, columns, kx, ky, values, weights, part.moments, q)
 
         for _ in executor.map(insert, list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))):
             pass
-    _complete(sums, q)
-    return torch.from_numpy(sums)
+    return sums
+
+
+def _with_tensors(
+    source: ImageSource, parts: Iterable[_Weighted], shape: tuple[int, ...], n_points: int, q: int, executor: Executor
+) -> np.ndarray:
+    """The same in plain torch where the engine works, one channel at a time."""
+    place = source.place
+    points = source.points.points(source.points.radius)[:n_points].to(place.device, place.dtype)
+    packs = [torch.zeros(*shape[1:4], 4, device=place.device, dtype=place.dtype) for _ in range(shape[0] * shape[4])]
+    for part in parts:
+        complex_type = torch.complex(points[:0, 0], points[:0, 1]).dtype
+        values, weights = part.values.to(place.device, complex_type), part.weights.to(place.device, place.dtype)
+        moments = torch.from_numpy(part.moments).to(place.device, place.dtype)
+        for t in np.unique(part.target):
+            mine = np.flatnonzero(part.target == t)
+            which, rotation = torch.from_numpy(mine).to(place.device), torch.from_numpy(part.rotation[mine])
+            for c in range(part.moments.shape[1]):
+                factor = moments[which, c, None]
+                first = c < q
+                insert_points(
+                    packs[int(t) * shape[4] + c],
+                    rotation,
+                    points,
+                    values[which] * factor * float(first),
+                    weights[which] * factor * float(not first),
+                )
+    sums = np.zeros(shape, np.float32)
+    for t in range(shape[0]):
+        for c in range(q + q * (q + 1) // 2):
+            pack = packs[t * shape[4] + c].to("cpu", torch.float32).numpy()
+            if c < q:
+                sums[t, ..., 2 * c : 2 * c + 2] = pack[..., :2]
+            else:
+                sums[t, ..., q + c] = pack[..., 2]
+    return sums
 
 
 def solve_channels(

@@ -85,12 +85,13 @@ def slice_products(
             mine = np.flatnonzero(fold[at] == f)
             if not len(mine):
                 continue
-            rotations = torch.from_numpy(rotation[at[mine]])
-            slices = torch.stack([extract_points(v, rotations, points) for v in volumes], dim=1)  # (m, q, k)
-            model = torch.view_as_real(slices * ctf[mine, None]).flatten(2)
-            seen = torch.view_as_real(images[mine]).flatten(1)
-            cross[mine] = torch.bmm(model, seen[:, :, None])[..., 0].double().numpy()
-            gram[mine] = torch.bmm(model, model.mT).double().numpy()
+            device, precision = volumes[0].values.device, volumes[0].values.dtype
+            rotations, here = torch.from_numpy(rotation[at[mine]]), points.to(device)
+            slices = torch.stack([extract_points(v, rotations, here) for v in volumes], dim=1)  # (m, q, k)
+            model = torch.view_as_real(slices * ctf[mine, None].to(device)).flatten(2)
+            seen = torch.view_as_real(images[mine].to(device, precision)).flatten(1)
+            cross[mine] = torch.bmm(model, seen[:, :, None])[..., 0].double().cpu().numpy()
+            gram[mine] = torch.bmm(model, model.mT).double().cpu().numpy()
         return cross, gram
 
     parts = list(executor.map(work, source.chunk_rows(rows)))
