@@ -74,7 +74,7 @@ def _poses(data):
 
 
 @pytest.mark.parametrize("held", [False, True])
-@pytest.mark.parametrize("points_at_once", [1 << 22, 5000])
+@pytest.mark.parametrize("points_at_once", [1 << 21, 5000])
 def test_fits_end_at_the_same_poses(both, executor, monkeypatch, held, points_at_once):
     monkeypatch.setattr(tensor_kernels, "POINTS_AT_ONCE", points_at_once)
     data, noise, sides = both

@@ -29,7 +29,7 @@ from cryoloom.em.rings import (
     synthesis,
 )
 
-SCORES_IN_CACHE, SCORES_ON_GPU = 1 << 19, 1 << 27
+SCORES_IN_CACHE, SCORES_ON_GPU = 1 << 19, 1 << 25
 # What is this far below the best counts as this far below: 1e-17 of it. Smaller numbers, and their squares, would soon
 # be denormal, with which processors are ten times slower.
 FLOOR = -40.0

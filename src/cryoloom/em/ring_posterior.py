@@ -327,7 +327,7 @@ def add_posteriors(
 
 
 def _block_bytes(device: torch.device) -> int:
-    return 1 << 22 if device.type == "cpu" else 1 << 29
+    return 1 << 22 if device.type == "cpu" else 1 << 28
 
 
 def _add_all(

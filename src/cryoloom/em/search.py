@@ -23,8 +23,8 @@ from cryoloom.fourier.slices import PaddedSpectrum, extract_points
 from cryoloom.geometry import direction_grid, grid_rotations, rotation_about_z, symmetry_matrices
 from cryoloom.maps.mask import spherical_mask
 
-BLOCK_BYTES, BLOCK_BYTES_GPU = 1 << 23, 1 << 30
-"""Scores held at once: on a CPU what its cache holds, on a GPU enough to keep it busy."""
+BLOCK_BYTES, BLOCK_BYTES_GPU = 1 << 23, 1 << 28
+"""Scores that each thread holds at once: on a CPU what its cache holds, on a GPU enough to keep it busy."""
 
 
 def search_directions(n_side: int, symmetry: str) -> Tensor:

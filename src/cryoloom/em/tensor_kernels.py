@@ -19,7 +19,7 @@ from cryoloom.em.points import PlanePoints
 from cryoloom.fourier.slices import PADDING, PaddedSpectrum, insert_points
 from cryoloom.geometry import axis_angle_to_matrix
 
-POINTS_AT_ONCE = 1 << 22
+POINTS_AT_ONCE = 1 << 21
 """Points of all candidates of a block; each thread holds one, and it takes some hundred bytes for each point."""
 
 
