@@ -165,7 +165,7 @@ def _play(
     n_starts = settings.starts
     outcome: Outcome | None = None
     for number in range(ROUNDS):
-        title = "starts" if number == 0 else f"starts, round {number + 1} (those before did not meet)"
+        title = "starts" if number == 0 else f"starts, round {number + 1} (those before did not meet closely)"
         with run.progress(sum(survivors(n_starts, i) for i in range(len(steps))), title) as progress:
             if outcome is None:
                 tournament = Tournament(
@@ -182,7 +182,7 @@ def _play(
         )
         if outcome.gain < 4 * outcome.gain_error:
             break  # there is nothing in the images: more starts would not find it
-        if (outcome.n_agreeing > 1 or outcome.stands_out) and outcome.information > INFORMATION_NEEDED:
+        if outcome.firm and outcome.information > INFORMATION_NEEDED:
             break
     assert outcome is not None
     return outcome

@@ -21,6 +21,7 @@ from cryoloom.maps.superpose import superpose
 
 INFORMATION = 6.0
 AGREEMENT = 0.8
+FIRM = 0.97  # two starts may meet in one wrong optimum, but not as closely as in the right one
 WEAK_AGREEMENT, APART = 0.6, 0.25
 N_JUDGING = 300
 
@@ -96,6 +97,11 @@ class Outcome:
     information: float
     agreement: float
     n_agreeing: int
+
+    @property
+    def firm(self) -> bool:
+        """Whether the starts leave no doubt: three met, or two so closely as they do in the right optimum only."""
+        return self.n_agreeing > 2 or (self.n_agreeing > 1 and self.agreement > FIRM) or self.stands_out
 
     @property
     def stands_out(self) -> bool:
