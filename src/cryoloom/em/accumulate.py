@@ -6,6 +6,7 @@ same to the last bit on one thread and on sixteen.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from torch import Tensor
@@ -86,8 +87,8 @@ def accumulate(
     return volumes
 
 
-class _CompiledInsertion:
-    """Into slabs of the volumes, side by side."""
+class _Insertion:
+    """What both ways of inserting share."""
 
     def __init__(
         self,
@@ -100,13 +101,20 @@ class _CompiledInsertion:
     ) -> None:
         self.source, self.candidates, self.posterior = source, candidates, posterior
         self.volumes, self.executor, self.tables = volumes, executor, noise.point_weights(source.points)
-        depth = volumes[0].sums.shape[0]
-        n_slabs = max(1, -(-executor.n_workers // len(volumes)))
+
+
+class _CompiledInsertion(_Insertion):
+    """Into slabs of the volumes, side by side."""
+
+    def slabs(self) -> list[tuple[int, int]]:
+        """First and last plane of each slab."""
+        depth = self.volumes[0].sums.shape[0]
+        n_slabs = max(1, -(-self.executor.n_workers // len(self.volumes)))
         # planes pass through the equator more often than through the poles: equal shares of a parabola
         share = np.linspace(0.0, 1.0, n_slabs + 1)
         edges = np.rint(depth * (0.5 + 0.5 * np.sign(share - 0.5) * np.abs(2 * share - 1) ** 0.8)).astype(int)
         edges = np.unique(edges)
-        self.slabs = list(zip(edges[:-1], edges[1:], strict=True))
+        return list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
 
     def __call__(self, chunk: ImageChunk, of_target: list[np.ndarray]) -> None:
         """Insert the candidates of one chunk, those of each volume by their indices."""
@@ -117,8 +125,8 @@ class _CompiledInsertion:
             insert_particles_kernel(
                 volume.sums.numpy(),
                 volume.sums.shape[0] // 2,
-                int(low),
-                int(high),
+                low,
+                high,
                 at,
                 candidates.rotation[mine],
                 candidates.shift_px[mine],
@@ -138,7 +146,7 @@ class _CompiledInsertion:
         for volume, mine in zip(self.volumes, of_target, strict=True):
             if len(mine):
                 at = np.searchsorted(chunk.rows, candidates.row[mine])
-                tasks += [(volume, slab, mine, at) for slab in self.slabs]
+                tasks += [(volume, slab, mine, at) for slab in self.slabs()]
         for _ in self.executor.map(insert, tasks):
             pass
 
@@ -146,21 +154,14 @@ class _CompiledInsertion:
         """Nothing is left to do."""
 
 
-class _TensorInsertion:
+class _TensorInsertion(_Insertion):
     """Into volumes on another device, or in double precision, that are brought back at the end."""
 
-    def __init__(
-        self,
-        source: ImageSource,
-        candidates: Candidates,
-        posterior: np.ndarray,
-        volumes: list[FourierSums],
-        noise: NoiseModel,
-        executor: Executor,
-    ) -> None:
-        self.source, self.candidates, self.posterior, self.volumes = source, candidates, posterior, volumes
-        self.tables, place = noise.point_weights(source.points), source.place
-        self.fresh = [empty_sums(v.radius, dtype=place.dtype, device=place.device) for v in volumes]
+    @cached_property
+    def fresh(self) -> list[Tensor]:
+        """The volumes where the engine works, empty at first."""
+        place = self.source.place
+        return [empty_sums(v.radius, dtype=place.dtype, device=place.device) for v in self.volumes]
 
     def __call__(self, chunk: ImageChunk, of_target: list[np.ndarray]) -> None:
         """Insert the candidates of one chunk, those of each volume by their indices."""
@@ -184,4 +185,3 @@ class _TensorInsertion:
         """Add what was inserted to the volumes in memory."""
         for volume, sums in zip(self.volumes, self.fresh, strict=True):
             volume.sums += sums.to("cpu", volume.sums.dtype)
-        self.fresh = []
