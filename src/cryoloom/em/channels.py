@@ -128,7 +128,8 @@ def _with_tensors(
     """The same in plain torch where the engine works, one channel at a time."""
     place = source.place
     points = source.points.points(source.points.radius)[:n_points].to(place.device, place.dtype)
-    packs = [torch.zeros(*shape[1:4], 4, device=place.device, dtype=place.dtype) for _ in range(shape[0] * shape[4])]
+    n_moments = shape[4] - q  # real and imaginary parts of the first ones share a pack
+    packs = [torch.zeros(*shape[1:4], 4, device=place.device, dtype=place.dtype) for _ in range(shape[0] * n_moments)]
     for part in parts:
         complex_type = torch.complex(points[:0, 0], points[:0, 1]).dtype
         values, weights = part.values.to(place.device, complex_type), part.weights.to(place.device, place.dtype)
@@ -136,11 +137,11 @@ def _with_tensors(
         for t in np.unique(part.target):
             mine = np.flatnonzero(part.target == t)
             which, rotation = torch.from_numpy(mine).to(place.device), torch.from_numpy(part.rotation[mine])
-            for c in range(part.moments.shape[1]):
+            for c in range(n_moments):
                 factor = moments[which, c, None]
                 first = c < q
                 insert_points(
-                    packs[int(t) * shape[4] + c],
+                    packs[int(t) * n_moments + c],
                     rotation,
                     points,
                     values[which] * factor * float(first),
@@ -148,8 +149,8 @@ def _with_tensors(
                 )
     sums = np.zeros(shape, np.float32)
     for t in range(shape[0]):
-        for c in range(q + q * (q + 1) // 2):
-            pack = packs[t * shape[4] + c].to("cpu", torch.float32).numpy()
+        for c in range(n_moments):
+            pack = packs[t * n_moments + c].to("cpu", torch.float32).numpy()
             if c < q:
                 sums[t, ..., 2 * c : 2 * c + 2] = pack[..., :2]
             else:
