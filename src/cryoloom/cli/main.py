@@ -1,6 +1,7 @@
 """The `cryoloom` command. Stage commands are made from the registry when they are asked for."""
 
 import gc
+import importlib
 import json
 import os
 import sys
@@ -150,6 +151,7 @@ def _stage_command(declaration: StageDeclaration, name: str) -> click.Command:
             return
         with _nothing_to_collect():
             declaration.load()
+            importlib.import_module("cryoloom.report.job")  # needed at the end
         watch = given_watch(values)
         begin = partial(watch_stage, watch=watch) if watch else run_stage_with_report
         result = begin(

@@ -37,3 +37,19 @@ def draw_figure(figure: Figure) -> MplFigure:
     """
     with report_style():
         return _DRAWERS[figure.kind](figure)
+
+
+class Drawings:
+    """Figures of one job, each made once for all the files it goes to; saving it first also lays it out."""
+
+    def __init__(self) -> None:
+        self._drawn: dict[str, MplFigure] = {}
+
+    def __call__(self, figure: Figure) -> MplFigure:
+        """The figure as `draw_figure` draws it, told apart by its name."""
+        drawn = self._drawn.get(figure.name)
+        if drawn is None:
+            drawn = self._drawn[figure.name] = draw_figure(figure)
+        else:
+            drawn.set_layout_engine("none")
+        return drawn

@@ -10,6 +10,7 @@ import cryoloom
 from cryoloom.contract import Figure
 from cryoloom.project.figures import load_figures
 from cryoloom.project.files import read_json
+from cryoloom.report.draw import Drawings
 from cryoloom.report.labels import (
     duration,
     key_figures,
@@ -75,11 +76,12 @@ def write_job_report(folder: Path) -> Path:
     """
     folder = Path(folder)
     figures = load_figures(folder)
-    view = view_of_job(folder, figures, with_hero=True)
+    drawings = Drawings()
+    view = view_of_job(folder, figures, with_hero=True, drawings=drawings)
     for figure in figures:
         if figure.kind != "table":
             try:
-                save_png(figure, folder / f"{figure.name}.png")
+                save_png(figure, folder / f"{figure.name}.png", drawings)
             except Exception:
                 continue  # the page says in its place that it could not be drawn
     views = write_views(folder, maps_of(folder), figures)
@@ -127,8 +129,15 @@ def record_of(view: JobView, folder: Path, figures: Sequence[Figure]) -> dict[st
     }
 
 
-def view_of_job(folder: Path, figures: Sequence[Figure] | None = None, *, with_hero: bool = False) -> JobView:
+def view_of_job(
+    folder: Path,
+    figures: Sequence[Figure] | None = None,
+    *,
+    with_hero: bool = False,
+    drawings: Drawings | None = None,
+) -> JobView:
     """Gather what a page shows of one job."""
+    drawings = drawings or Drawings()
     record = _read(folder / "job.json")
     summary = _read(folder / "summary.json")
     figures = load_figures(folder) if figures is None else figures
@@ -155,8 +164,8 @@ def view_of_job(folder: Path, figures: Sequence[Figure] | None = None, *, with_h
         reasons=[str(reason) for reason in summary.get("reasons", [])],
         cards=key_figures(summary),
         warnings=rank_warnings(summary.get("warnings", [])),
-        shown=[make_piece(figure) for figure in first],
-        more=[make_piece(figure) for figure in rest],
+        shown=[make_piece(figure, drawings) for figure in first],
+        more=[make_piece(figure, drawings) for figure in rest],
         left_out=[(str(x.get("item", "")), str(x.get("cause", ""))) for x in summary.get("left_out", [])][:500],
         other=other_figures(summary),
         provenance=provenance(record, summary),

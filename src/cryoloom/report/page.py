@@ -15,7 +15,7 @@ from matplotlib.figure import Figure as MplFigure
 from PIL import Image
 
 from cryoloom.contract import Figure
-from cryoloom.report.draw import draw_figure
+from cryoloom.report.draw import Drawings
 from cryoloom.report.pictures import central_slices, gray_limits, surface_pictures, surface_volume
 from cryoloom.report.plots import format_value
 from cryoloom.report.style import report_style
@@ -47,28 +47,28 @@ class Piece:
     wide: bool
 
 
-def make_piece(figure: Figure) -> Piece:
+def make_piece(figure: Figure, drawings: Drawings | None = None) -> Piece:
     """Draw a figure for a page; one that cannot be drawn says so in its place."""
     try:
-        body = _body(figure)
+        body = _body(figure, drawings or Drawings())
     except Exception as error:
         body = f'<p class="missing">This picture could not be drawn ({html.escape(str(error))}).</p>'
     wide = figure.kind in _WIDE
     return Piece(figure.name, figure.title, figure.caption, figure.kind, body, wide)
 
 
-def _body(figure: Figure) -> str:
+def _body(figure: Figure, draw: Drawings) -> str:
     if figure.kind == "table":
         return table_html(figure.data["columns"], figure.data.get("marks"))
     if figure.kind == "volume":
         return volume_html(figure)
     if figure.kind == "gallery" and figure.data.get("scale"):
-        return _raster(draw_figure(figure), figure.title, dpi=120, lossy=False)
+        return _raster(draw(figure), figure.title, dpi=120, lossy=False)
     if figure.kind == "gallery":
         return gallery_html(figure)
     if figure.kind == "image":
-        return _raster(draw_figure(figure), figure.title, dpi=120, lossy=True)
-    return _vector(draw_figure(figure), figure)
+        return _raster(draw(figure), figure.title, dpi=120, lossy=True)
+    return _vector(draw(figure), figure)
 
 
 def volume_html(figure: Figure, *, size: int = 440) -> str:
@@ -148,11 +148,11 @@ def picture_uri(pixels: np.ndarray, *, lossy: bool = False) -> str:
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def save_png(figure: Figure, path: Path) -> None:
+def save_png(figure: Figure, path: Path, draw: Drawings) -> None:
     """Draw a figure into a PNG file; the file appears when it is complete."""
     beside = path.with_name(f".{path.stem}.part.png")
     with report_style():
-        draw_figure(figure).savefig(beside, dpi=130, format="png")
+        draw(figure).savefig(beside, dpi=130, format="png")
     beside.replace(path)
 
 
