@@ -83,7 +83,10 @@ def write_eer(
 
 
 def encode_frame(events: np.ndarray, shape: tuple[int, int], run_bits: int = 7) -> tuple[bytes, int]:
-    """The list of one raw frame, closed by a run to the last pixel, and the number of electrons in it."""
+    """The list of one raw frame, closed by a run to the last pixel, and the number of electrons in it.
+
+    Its bytes are even in number, as cameras write them; some programs read no others.
+    """
     h, w = shape
     events = np.asarray(events, dtype=np.int64).reshape(-1, 2)
     if len(events) and (events.min() < 0 or (events.max(axis=0) >= (4 * h, 4 * w)).any()):
@@ -95,7 +98,7 @@ def encode_frame(events: np.ndarray, shape: tuple[int, int], run_bits: int = 7) 
     n_bits = int(len(pixel) * (run_bits + 4) + (h * w // longest + 2) * run_bits)
     data = np.zeros(n_bits // 8 + 8, np.uint8)
     used = _encode(pixel, place, h * w, run_bits, data)
-    return data[: (used + 7) // 8].tobytes(), len(pixel)
+    return data[: 2 * ((used + 15) // 16)].tobytes(), len(pixel)
 
 
 @numba.njit(nogil=True, cache=True)
