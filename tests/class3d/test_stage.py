@@ -69,6 +69,21 @@ def test_particles_without_poses_are_aligned_to_a_map_of_each_state(states, tmp_
     assert np.mean(particles.class_number == data.truth.class_number) > 0.9
 
 
+@pytest.mark.slow
+def test_particles_without_poses_are_told_apart_from_one_map(states, tmp_path):
+    data = states(n=700, weights=(0.5, 0.5), snr=0.3)
+    result = run_stage(
+        "class3d",
+        inputs={"particles": data.bare, "reference": [data.maps[0]], "mask": None},
+        settings={"classes": 2, "mask_diameter": data.diameter},
+        out=tmp_path / "job",
+    )
+    assert data.accuracy(read_particles(result.outputs["particles"]).class_number) > 0.9
+    assert result.summary["verdict"] == "found"
+    true = np.sort([np.mean(data.truth.class_number == k) for k in (1, 2)])[::-1]
+    np.testing.assert_allclose(result.summary["populations"], true, atol=0.05)
+
+
 def test_without_poses_and_reference_it_says_what_is_missing(states, tmp_path):
     data = states(n=600, weights=(0.65, 0.35), snr=0.3)
     with pytest.raises(InputError, match="--reference"):

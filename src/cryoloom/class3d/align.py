@@ -1,8 +1,9 @@
 """Poses of particles against one reference or several competing ones, in two halves that do not meet.
 
-Two searches over all poses and classes, then steps off the grid; every particle keeps the likely poses of all classes
-and goes into each class with its share. Each half has class maps of its own. With several references this is a
-heterogeneous refinement; the classes that come out are sorted further at fixed poses (`mixture.py`).
+Searches over all poses and classes until few particles move far, then steps off the grid and a search for those that
+fit badly; every particle keeps the likely poses of all classes and goes into each class with its share. Each half has
+class maps of its own. With several references this is a heterogeneous refinement; the classes that come out are sorted
+further at fixed poses (`mixture.py`).
 """
 
 from collections.abc import Callable
@@ -18,11 +19,15 @@ from cryoloom.em.halves import ball_mask, prepare_references, reference_volumes,
 from cryoloom.em.images import ImageSource
 from cryoloom.em.noise import NoiseModel, estimate_image_power, estimate_noise
 from cryoloom.em.poses import Candidates, PoseTable, best_of, empty_poses, group_starts, join_candidates, posterior_of
+from cryoloom.em.rescue import SafetyNet, rescue
 from cryoloom.em.search import search_directions, search_poses, shift_grid
 from cryoloom.em.solve import prepare_sums
 from cryoloom.em.survivors import normalise_scale, survivors, take_best
 from cryoloom.fourier import fourier_crop
 from cryoloom.fourier.slices import PaddedSpectrum
+
+FAR = np.deg2rad(10.0)
+"""Turn from which a particle counts as moved far."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +38,11 @@ class AlignmentPlan:
     ----------
     symmetry, diameter, initial_lowpass, shift_range
         Point group, diameter of the particle's ball, resolution of the references, largest shift.
-    n_global, n_local
-        Iterations with a search over all poses, and without.
+    n_global, most_global
+        Iterations with a search over all poses: these, and more, up to `most_global`, while one particle in twenty
+        still moves by more than 10°.
+    n_local
+        Iterations after them, in which those that fit badly are searched again.
     finest
         Finest detail that is used.
     """
@@ -44,6 +52,7 @@ class AlignmentPlan:
     initial_lowpass: float
     shift_range: float
     n_global: int = 2
+    most_global: int = 5
     n_local: int = 2
     finest: float = 5.0
 
@@ -68,12 +77,17 @@ def align_to_references(
     radius = min(_clip(source, 1.2 * start), limit)
     modes: Candidates | None = None
     share = np.full((len(rows), n_classes), 1.0 / n_classes)
-    for iteration in range(plan.n_global + plan.n_local):
+    iteration, n_searched, n_settled = 0, 0, 0
+    while n_settled < plan.n_local:
         spectra = [prepare_references(v, executor, radius, source.place) for v in volumes]
         turn = float(np.clip(field / radius / plan.diameter * 1.5, np.deg2rad(1.0), np.deg2rad(8.0)))
         priors = PosePriors(scale_sd=0.5 if iteration == 0 else 0.15)
         before = poses.rotation.copy()
-        if iteration < plan.n_global:
+        moved_far = float(np.mean(poses.moved > FAR))
+        search_all = n_searched < plan.n_global or (
+            n_settled == 0 and n_searched < plan.most_global and moved_far > 0.05
+        )
+        if search_all:
             found = _search(source, spectra, poses, noise, plan, executor, iteration, radius)
             if iteration == 0:
                 volumes, spectra = _match_grey_scale(source, volumes, found, n_classes, executor, radius)
@@ -83,12 +97,28 @@ def align_to_references(
         else:
             assert modes is not None
             found = modes
-        for _ in range(2):
-            found = refine_poses(
-                source, spectra, half, found, noise, executor,
-                radius=radius, n_steps=4, priors=priors, largest_turn=turn,
+
+        def fit(
+            some: Candidates,
+            last: int,
+            n_steps: int,
+            spectra: list[list[PaddedSpectrum]] = spectra,
+            noise: NoiseModel = noise,
+            priors: PosePriors = priors,
+            turn: float = turn,
+        ) -> Candidates:
+            return refine_poses(
+                source, spectra, half, some, noise, executor,
+                radius=last, n_steps=n_steps, priors=priors, largest_turn=turn,
             )  # fmt: skip
-            found = survivors(found, 4 + 2 * n_classes, 1e-3, plan.symmetry)
+
+        found = survivors(fit(found, radius, 4), 4 + 2 * n_classes, 1e-3, plan.symmetry)
+        found = fit(found, radius, 4)
+        n_rescued = 0
+        if not search_all:
+            net = SafetyNet(plan.symmetry, plan.diameter, plan.shift_range / source.pixel_size, top=6 + 2 * n_classes)
+            found, n_rescued = rescue(source, spectra, half, found, noise, executor, fit, net, radius=radius)
+        found = survivors(found, 4 + 2 * n_classes, 1e-3, plan.symmetry)
         found = normalise_scale(replace(found, posterior=posterior_of(found)), half)
         take_best(poses, found, before, plan.symmetry)
         modes = found
@@ -115,8 +145,10 @@ def align_to_references(
         volumes = [[_in_box(v, max(w.shape[0] for w in new[0])) for v in per_half] for per_half in new]
         log(
             f"alignment {iteration + 1}: reached {field / radius:.1f} Å, moved "
-            f"{np.rad2deg(np.median(poses.moved)):.2f}° (median), shares {np.round(share.mean(0), 3)}"
+            f"{np.rad2deg(np.median(poses.moved)):.2f}° (median), {100 * np.mean(poses.moved > FAR):.1f} % more than "
+            f"10°, {n_rescued} rescued, shares {np.round(share.mean(0), 3)}"
         )
+        iteration, n_searched, n_settled = iteration + 1, n_searched + search_all, n_settled + (not search_all)
     return poses, share, noise
 
 

@@ -5,7 +5,7 @@ Slices of the references along a grid of directions meet the images on rings; ca
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 from cryoloom.contract import Executor
 from cryoloom.em.images import ImageChunk, ImageSource
 from cryoloom.em.noise import NoiseModel
-from cryoloom.em.poses import Candidates
+from cryoloom.em.poses import Candidates, join_candidates
 from cryoloom.em.rings import ImageBatch, ReferenceBank, image_batch, plan_rings, reference_bank, search_rings
 from cryoloom.fourier import good_size, irfftn
 from cryoloom.fourier.polar import PointSampler
@@ -25,6 +25,9 @@ from cryoloom.maps.mask import spherical_mask
 
 BLOCK_BYTES, BLOCK_BYTES_GPU = 1 << 23, 1 << 28
 """Scores that each thread holds at once: on a CPU what its cache holds, on a GPU enough to keep it busy."""
+
+AT_ONCE = 16_384
+"""Particles of a block of a search."""
 
 
 def search_directions(n_side: int, symmetry: str) -> Tensor:
@@ -122,6 +125,15 @@ def search_poses(
         reference=reference.reshape(-1),
         log_likelihood=gain.reshape(-1),
     )
+
+
+def in_blocks(
+    source: ImageSource, rows: np.ndarray, find: Callable[[np.ndarray], Candidates], at_once: int = AT_ONCE
+) -> Candidates:
+    """What `find` gives for blocks of the rows, whose borders are borders of chunks of images."""
+    size = max(1, at_once // source.chunk_size) * source.chunk_size
+    block = rows // size
+    return join_candidates([find(rows[block == b]) for b in np.unique(block)])
 
 
 class RingSearcher:

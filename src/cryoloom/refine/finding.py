@@ -11,11 +11,12 @@ import numpy as np
 from cryoloom.contract import Executor
 from cryoloom.em.poses import Candidates, best_of, join_candidates
 from cryoloom.em.reliability import wrong_level
+from cryoloom.em.search import in_blocks
 from cryoloom.em.survivors import survivors
 from cryoloom.refine.frames import Fit
 from cryoloom.refine.near import near_candidates
 from cryoloom.refine.plan import Plan
-from cryoloom.refine.searches import global_candidates, in_blocks, promising
+from cryoloom.refine.searches import global_candidates, promising
 from cryoloom.refine.state import State
 
 AT_ONCE_NEAR = 4096

@@ -1,6 +1,5 @@
 """Where the poses of an iteration come from: all of them, the worst once more, or those a symmetry had made equal."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -8,8 +7,8 @@ import numpy as np
 from cryoloom.contract import Executor
 from cryoloom.em.branch_and_bound import search_by_bound, search_tree
 from cryoloom.em.images import ImageSource
-from cryoloom.em.poses import Candidates, best_of, join_candidates
-from cryoloom.em.reliability import gain_ratio
+from cryoloom.em.poses import Candidates, join_candidates
+from cryoloom.em.rescue import SafetyNet, rescue
 from cryoloom.em.search import search_directions, search_poses, shift_grid
 from cryoloom.em.survivors import survivors
 from cryoloom.fourier.slices import PaddedSpectrum
@@ -22,10 +21,6 @@ from cryoloom.refine.state import State
 
 CANDIDATES, CANDIDATES_WEAK = 4, 48
 """Poses of the grid that are kept per particle; of images that are mostly noise the right one is rarely at the top."""
-
-
-AT_ONCE = 16_384
-"""Particles of a block of a search."""
 
 
 def wants_global(state: State, plan: Plan) -> bool:
@@ -101,15 +96,6 @@ def global_candidates(
     )
 
 
-def in_blocks(
-    source: ImageSource, rows: np.ndarray, find: Callable[[np.ndarray], Candidates], at_once: int = AT_ONCE
-) -> Candidates:
-    """What `find` gives for blocks of the rows, whose borders are borders of chunks of images."""
-    size = max(1, at_once // source.chunk_size) * source.chunk_size
-    block = rows // size
-    return join_candidates([find(rows[block == b]) for b in np.unique(block)])
-
-
 def promising(fit: Fit, candidates: Candidates, radius: int, symmetry: str) -> Candidates:
     """Of many poses of a grid those that a short fit leaves in question."""
     return survivors(fit(candidates, radius, 2), 12, 1e-4, symmetry)
@@ -126,49 +112,21 @@ def safety_net(
 ) -> tuple[Candidates, int]:
     """Search the worst again over all poses and all shifts; keep what has the better likelihood.
 
-    The worst are a tenth of the particles (of a weak set a quarter, to more detail than all were searched with), or all
-    that lie two standard deviations below the bulk (at most 40 %): junk must not crowd out the lost.
+    Of a weak set more are searched again, and to more detail than all were searched with.
     """
     weak = state.weak
     reach = shift_reach(state, plan, source.pixel_size) if weak else plan.shift_range / source.pixel_size
-    best = candidates.select(best_of(candidates, candidates.log_likelihood))
-    assert best.information is not None
-    ratio = gain_ratio(best.log_likelihood, 0.5 * best.information[:, 5, 5])
-    middle = np.median(ratio)
-    spread = np.median(np.abs(ratio[ratio > middle] - middle)) * 1.4826
-    radius = state.radius
-    least = 0.25 if weak else 0.1
-    n_worst = int(np.clip((ratio < middle - 2.0 * spread).sum(), least * len(ratio), 0.4 * len(ratio)))
-    worst = best.row[np.argsort(ratio, kind="stable")]
-    n_rings = int(np.clip(round((21.0 if weak else 11.0) * source.field / plan.diameter), 4, radius))
-    step = float(np.clip((0.2 if weak else 0.15) * source.field / n_rings / source.pixel_size, 1.0, 4.0))
-    middle = min(radius, max(n_rings, radius // 2))
+    net = SafetyNet(plan.symmetry, plan.diameter, reach, dtype=plan.dtype)
+    if weak:
+        net = replace(net, least=0.25, n_side=8, lengths=21.0, step=0.2, top=16)
 
-    def find(rows: np.ndarray) -> Candidates:
-        found = search_poses(
-            source,
-            references,
-            fit.half,
-            rows,
-            state.noise,
-            executor,
-            n_rings=n_rings,
-            rotations=search_directions(8 if weak else 5, plan.symmetry),
-            shifts_px=shift_grid(reach, step),
-            top=16 if weak else 8,
-            dtype=plan.dtype,
-        )
-        found = replace(found, scale=np.ones(len(found)))
-        if weak:
-            found = promising(fit, found, middle, plan.symmetry)
-        found = fit(found, middle, 5)
-        return fit(survivors(found, 2, 1e-3, plan.symmetry), radius, 8)
+    def thin(found: Candidates, radius: int) -> Candidates:
+        return promising(fit, found, radius, plan.symmetry)
 
-    found = in_blocks(source, np.sort(worst[: max(1, n_worst)]), find)
-    old = best.log_likelihood[np.searchsorted(best.row, found.row)]
-    better = np.unique(found.row[found.log_likelihood > old + 1.0])
-    joined = join_candidates([replace(candidates, posterior=None), replace(found, posterior=None)])
-    return joined, len(better)
+    return rescue(
+        source, references, fit.half, candidates, state.noise, executor, fit, net,
+        radius=state.radius, thin=thin if weak else None,
+    )  # fmt: skip
 
 
 def equal_poses(candidates: Candidates, symmetry: str) -> Candidates:
