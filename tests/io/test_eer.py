@@ -157,11 +157,11 @@ def test_codes_of_all_widths_are_read(bits, upsampling):
         stream, length = stream | gap << length, length + run_bits
         lists.append(stream.to_bytes(-(-length // 8), "little"))
     sizes = np.array([len(part) for part in lists])
-    room = -(-sizes // 4) + 2
+    room = -(-sizes // 8) + 2
     start = np.cumsum(room) - room
-    words = np.zeros(room.sum(), "<u4")
+    words = np.zeros(room.sum(), "<u8")
     for part, first in zip(lists, start, strict=True):
-        words.view(np.uint8)[4 * first : 4 * first + len(part)] = np.frombuffer(part, np.uint8)
+        words.view(np.uint8)[8 * first : 8 * first + len(part)] = np.frombuffer(part, np.uint8)
     image = np.full(expected.shape, 7, np.uint8)
     events, state = _render(words, start, sizes, *bits, *shape, upsampling, image)
     assert events.tolist() == [0, 1, 40, 3_000, 12_000] and not state.any()
@@ -182,7 +182,8 @@ def test_a_thousand_4k_frames_are_counted_exactly_and_fast(tmp_path, measure, mo
     monkeypatch.setattr("cryoloom.io.eer_writer.encode_frame", lambda events, *_: encoded[id(events)])
     n = write_eer(tmp_path / "a.eer", [lists[i % 20] for i in range(1000)], shape)
     size = (tmp_path / "a.eer").stat().st_size
-    EerMovie(tmp_path / "a.eer", grouping=500).frames(0, 1)  # compiles, and reads the file once
+    for grouping in (500, 25):  # reads the file once, and compiles for frames of 2 bytes and of 1
+        EerMovie(tmp_path / "a.eer", grouping=grouping).frames(0, 1)
     speeds, with_sums = {}, {}
     for grouping, upsampling in ((25, 1), (8, 1), (100, 1), (25, 2), (100, 2), (100, 4)):
         counted, spent, summing = 0, 0.0, 0.0

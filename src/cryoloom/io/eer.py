@@ -140,11 +140,11 @@ class EerMovie:
         """Count the electrons of raw frames `first ... last - 1` as `image`; returns their number."""
         strips = self._strips[first:last]
         # Each list starts at a whole word and is followed by two empty ones.
-        length = np.array([-(-size // 4) + 2 for _, size in strips], np.int64)
+        length = np.array([-(-size // 8) + 2 for _, size in strips], np.int64)
         start = np.cumsum(length) - length
-        words = np.zeros(int(length.sum()), "<u4")
+        words = np.zeros(int(length.sum()), "<u8")
         places = words.data.cast("B")
-        for raw, ((offset, size), at) in enumerate(zip(strips, 4 * start, strict=True), first + 1):
+        for raw, ((offset, size), at) in enumerate(zip(strips, 8 * start, strict=True), first + 1):
             if os.preadv(self._file, [places[int(at) : int(at) + size]], offset) < size:
                 raise InputError(f"{self.path}, raw frame {raw} of {self.header.n_raw}: the file is cut short.")
         sizes = np.array([size for _, size in strips], np.int64)
@@ -181,8 +181,8 @@ def _render(words, start, n_bytes, run_bits, x_bits, y_bits, height, width, upsa
         for f in range(n):
             if state[f] >= 0:
                 continue
-            # Whole words up to the last two of a list need no look at where it ends.
-            safe = 32 * (n_bytes[f] >> 2) - 64
+            # A whole window of 64 bits needs no look at where the list ends.
+            safe = 8 * n_bytes[f] - 64
             if upsampling == 1:
                 found = _count(words, start[f], bits[f], safe, pixels[f], end, run_bits, x_bits + y_bits, flat)
             else:
@@ -226,47 +226,35 @@ def _place_table(x_bits, y_bits, upsampling, width):  # type: ignore[no-untyped-
 
 @numba.njit(nogil=True, cache=True, inline="always")
 def _window(words, first, bit):  # type: ignore[no-untyped-def] # pragma: no cover
-    """At least 33 bits from a place in a list on."""
-    at = np.uint64(first + (bit >> 5))  # unsigned indices: no check for negative ones
-    low, high = np.uint64(words[at]), np.uint64(words[at + np.uint64(1)])
-    return (low | (high << np.uint64(32))) >> np.uint64(bit & 31)
+    """The 64 bits from a place in a list on."""
+    at = np.uint64(first + (bit >> 6))  # unsigned indices: no check for negative ones
+    past = np.uint64(bit & 63)
+    return (words[at] >> past) | ((words[at + np.uint64(1)] << np.uint64(1)) << (np.uint64(63) - past))
 
 
 @numba.njit(nogil=True, cache=True)
 def _count(words, first, bit, safe, pixel, end, run_bits, place_bits, flat):  # type: ignore[no-untyped-def] # pragma: no cover
-    """Count electrons of one list before pixel `end` and bit `safe`; returns where it stopped and their number."""
+    """Count electrons of one list before pixel `end` and bit `safe`; returns where it stopped and their number.
+
+    Whether a run goes on cannot be foretold, so nothing branches on it: such a run adds 0 where it ends.
+    """
     longest = np.uint64((1 << run_bits) - 1)
-    code_bits = run_bits + place_bits
-    two = code_bits <= 16  # a window holds a second code
-    shift = np.uint64(code_bits)
+    n_codes = 64 // (run_bits + place_bits)
     count = 0
     while bit < safe:
-        word = _window(words, first, bit)
-        run = word & longest
-        if run == longest:
-            if pixel + np.int64(run) >= end:
-                break
-            pixel += np.int64(run)
-            bit += run_bits
-            continue
-        pixel += np.int64(run)
-        if pixel >= end:
-            pixel -= np.int64(run)
-            break
-        flat[np.uint64(pixel)] += 1
-        pixel += 1
-        count += 1
-        bit += code_bits
-        if not two:
-            continue
-        run = (word >> shift) & longest
-        after = pixel + np.int64(run)
-        if run == longest or after >= end:
-            continue
-        flat[np.uint64(after)] += 1
-        pixel = after + 1
-        count += 1
-        bit += code_bits
+        window = _window(words, first, bit)
+        for _ in range(n_codes):
+            run = window & longest
+            after = pixel + np.int64(run)
+            if after >= end:
+                return bit, pixel, count
+            electron = np.int64(run != longest)
+            flat[np.uint64(after)] += electron
+            pixel = after + electron
+            count += electron
+            step = run_bits + place_bits * electron
+            window >>= np.uint64(step)
+            bit += step
     return bit, pixel, count
 
 
@@ -279,7 +267,7 @@ def _count_places(  # type: ignore[no-untyped-def] # pragma: no cover
     place_mask = np.uint64((1 << place_bits) - 1)
     to_place, to_next = np.uint64(run_bits), np.uint64(run_bits + place_bits)
     code_bits = run_bits + place_bits
-    two = code_bits <= 16
+    n_codes = 64 // code_bits
     count = 0
     row = pixel // width
     row_end = (row + 1) * width
@@ -287,36 +275,25 @@ def _count_places(  # type: ignore[no-untyped-def] # pragma: no cover
     row_step = upsampling * (upsampling - 1) * width
     row_base = row * row_step
     while bit < safe:
-        word = _window(words, first, bit)
-        run = word & longest
-        after = pixel + np.int64(run)
-        if after >= end:
-            break
-        if run == longest:
-            pixel = after
-            bit += run_bits
-            continue
-        while after >= row_end:
-            row_end += width
-            row_base += row_step
-        flat[np.uint64(after * upsampling + row_base + places[(word >> to_place) & place_mask])] += 1
-        pixel = after + 1
-        count += 1
-        bit += code_bits
-        if not two:
-            continue
-        word >>= to_next
-        run = word & longest
-        after = pixel + np.int64(run)
-        if run == longest or after >= end:
-            continue
-        while after >= row_end:
-            row_end += width
-            row_base += row_step
-        flat[np.uint64(after * upsampling + row_base + places[(word >> to_place) & place_mask])] += 1
-        pixel = after + 1
-        count += 1
-        bit += code_bits
+        window = _window(words, first, bit)
+        for _ in range(n_codes):
+            run = window & longest
+            after = pixel + np.int64(run)
+            if after >= end:
+                return bit, pixel, count
+            if run == longest:
+                pixel = after
+                bit += run_bits
+                window >>= to_place
+                continue
+            while after >= row_end:
+                row_end += width
+                row_base += row_step
+            flat[np.uint64(after * upsampling + row_base + places[(window >> to_place) & place_mask])] += 1
+            pixel = after + 1
+            count += 1
+            bit += code_bits
+            window >>= to_next
     return bit, pixel, count
 
 
