@@ -248,7 +248,7 @@ def _count(words, first, bit, safe, pixel, end, run_bits, place_bits, flat):  # 
             after = pixel + np.int64(run)
             if after >= end:
                 return bit, pixel, count
-            electron = np.int64(run != longest)
+            electron = int(run != longest)
             flat[np.uint64(after)] += electron
             pixel = after + electron
             count += electron
