@@ -1,9 +1,12 @@
 """Templates: the turn, the compression, and the score they give."""
 
+import dataclasses
+
 import numpy as np
+import pytest
 import torch
 
-from cryoloom.fourier import frequency_grid, irfftn, rfftn
+from cryoloom.fourier import frequency_grid, half_spectrum_weights, irfftn, rfftn
 from cryoloom.picking.bank import References, build_bank, turn
 from cryoloom.picking.bank_match import BankMatch, match_bank
 from cryoloom.picking.matched import Spectrum, default_transfer
@@ -57,6 +60,43 @@ def test_scores_of_white_noise_have_deviation_one():
         score, decoy = BankMatch(spectrum, bank).best()
         assert abs(float(score.std()) - 1) < 0.2
         torch.testing.assert_close(decoy, -score)
+
+
+@pytest.mark.parametrize("n_turns", [1, 2, 5, 12])
+def test_scores_from_waves_are_those_of_each_template_by_itself(n_turns):
+    references = References(np.stack([_lopsided(), _lopsided()[:, ::-1].T.copy() ** 2]), 4.0)
+    bank = build_bank(references, 4.0, 90.0, 2 * np.pi / n_turns, energy=1.0 - 1e-12)
+    assert bank.n_turns == n_turns
+    transfer = dataclasses.replace(default_transfer(300.0, 2.7, 0.1), defocus_v=9_000.0, defocus_angle=0.4)
+    image = torch.randn(90, 110, generator=torch.Generator().manual_seed(4))
+    spectrum = Spectrum(image, (4.0, 4.0), transfer, margin_px=20)
+    templates = (bank.coefficients @ bank.components.flatten(1)).reshape(-1, *bank.components.shape[1:])
+    size, scores = templates.shape[-1], []
+    for template in templates:
+        padded = torch.zeros(spectrum.shape)
+        padded[:size, :size] = template
+        seen = rfftn(torch.roll(padded, (-(size // 2), -(size // 2)), (0, 1)), 2) * spectrum.ctf
+        power = seen.abs() ** 2 * spectrum.weight * spectrum.power_weight * half_spectrum_weights(spectrum.shape[1])
+        deviation = power.sum().sqrt() / (spectrum.shape[0] * spectrum.shape[1])
+        scores.append(irfftn(spectrum.weighted * seen.conj(), spectrum.shape)[20:110, 20:130] / deviation)
+    best, worst = BankMatch(spectrum, bank).best()
+    torch.testing.assert_close(best, torch.stack(scores).amax(0), atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(worst, -torch.stack(scores).amin(0), atol=2e-3, rtol=1e-3)
+
+
+def test_what_subtraction_moved_is_scored_again():
+    bank = build_bank(References(_lopsided()[None], 4.0), 4.0, 90.0, np.deg2rad(15.0))
+    image = 0.3 * torch.randn(150, 170, generator=torch.Generator().manual_seed(5))
+    image[40:73, 60:93] += torch.from_numpy(_lopsided())
+    spectrum = Spectrum(image, (4.0, 4.0), default_transfer(300.0, 2.7, 0.1), margin_px=20)
+    match, pixel = BankMatch(spectrum, bank), np.asarray([[56, 76]])
+    match.best()
+    row = match.best_template(pixel)
+    match.subtract(pixel, row, match.score(pixel, row))
+    best, worst = match.best()
+    match._moved[:] = 1.0  # all is scored again
+    for partly, wholly in zip((best, worst), match.best(), strict=True):
+        assert float((partly - wholly).abs().max()) < 0.05
 
 
 def test_side_lobes_of_a_particle_are_gone_once_it_is_subtracted():

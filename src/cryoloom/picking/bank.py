@@ -1,8 +1,12 @@
 """A bank of turned templates in a compressed form.
 
-Templates turned to all angles are alike, so the bank is replaced by a few orthogonal components (truncated
-singular value decomposition): a micrograph is correlated with each component by FFT, and the correlation with every
-turned template is a weighted sum of those maps at each pixel; see `bank_match`.
+Templates turned to all angles are alike. Over the turns of one reference each pixel is a sum of waves, and the images
+that belong to one wave are alike for all references: a few of them, orthogonal, stand for all (steerable filters:
+Freeman and Adelson 1991, doi:10.1109/34.93808; principal components for all turns: Zhao, Singer 2013,
+doi:10.1364/JOSAA.30.000871, here by a truncated singular value decomposition of each wave on the grid of the images,
+so that nothing is assumed of how a grid turns). A micrograph is correlated with these components only. At each pixel,
+each reference has few sums of them per wave, and the waves of a reference give the scores of all its turns; see
+`bank_scores`.
 """
 
 import math
@@ -38,17 +42,70 @@ class Bank:
     Attributes
     ----------
     components
-        `(k, m, m)`, centre at `m // 2`.
+        `(k, m, m)`, centre at `m // 2`; real and imaginary parts of those of one wave after the other.
+    waves
+        What the references are made of, one per kept wave, in the order of the components.
     coefficients
-        `(j, k)`.
+        Of each template in the components, `(j, k)`, all turns of the first reference first.
     psi, class_number
         Angle (radians) and reference (from 1) of each template, `(j,)`.
     """
 
     components: Tensor
+    waves: "tuple[Wave, ...]"
     coefficients: Tensor
     psi: Tensor
     class_number: Tensor
+
+    @property
+    def n_turns(self) -> int:
+        """Turns of each reference."""
+        return len(self.psi) // int(self.class_number.max())
+
+
+@dataclass(frozen=True)
+class Wave:
+    """One wave over the turns.
+
+    A template at turn `j` of `n` is the sum over its waves of `share * Re(exp(2 pi i order j / n) mix @ images)`,
+    where `images` are the complex components of the wave.
+
+    Attributes
+    ----------
+    order
+        Periods in a whole turn.
+    share
+        1 or 2, over the number of turns.
+    mix
+        Complex, `(n_references, q)`.
+    """
+
+    order: int
+    share: float
+    mix: np.ndarray
+
+    @property
+    def is_real(self) -> bool:
+        """Whether mix and images have no imaginary part."""
+        return not np.iscomplexobj(self.mix)
+
+    @property
+    def n_components(self) -> int:
+        """Real components of the wave."""
+        return self.mix.shape[1] * (1 if self.is_real else 2)
+
+    def sums(self) -> np.ndarray:
+        """What makes real and imaginary part of `mix @ images` from the real components, `(r, n_references, r q)`."""
+        if self.is_real:
+            return np.asarray(self.mix[None])
+        a, b = self.mix.real, self.mix.imag
+        return np.stack([np.concatenate([a, -b], 1), np.concatenate([b, a], 1)])
+
+    def turns(self, n: int) -> np.ndarray:
+        """Part of real and imaginary part of `mix @ images` in each of `n` turns, `(n, r)`."""
+        phase = 2 * np.pi * self.order * np.arange(n) / n
+        parts = [np.cos(phase)] if self.is_real else [np.cos(phase), -np.sin(phase)]
+        return self.share * np.stack(parts, 1)
 
 
 def build_bank(
@@ -84,21 +141,40 @@ def build_bank(
             turned = turn(smooth, angle, size, pixel_size / references.pixel_size) * mask
             templates[i, j] = turned - mask * (turned.sum() / mask.sum())
         templates[i] /= np.sqrt((templates[i] ** 2).sum((1, 2)).mean()) + 1e-12
-    flat = torch.from_numpy(templates.reshape(len(references.images) * n_psi, -1))
-    gram = (flat.T if len(flat) > flat.shape[1] else flat).double()
-    values, vectors = torch.linalg.eigh(gram @ gram.T)
-    order = torch.argsort(values, descending=True)
-    kept = int((values[order].cumsum(0) < energy * values.sum()).sum()) + 1
-    order = order[:kept]
-    basis = vectors[:, order].T.float()  # (k, pixels) or (k, templates)
-    if len(flat) <= flat.shape[1]:
-        basis = torch.linalg.qr((basis @ flat).T).Q.T
+    waves, components = _decompose(templates.reshape(len(references.images), n_psi, -1), energy)
+    rows = [np.einsum("jr,rpk->pjk", wave.turns(n_psi), wave.sums()) for wave in waves]
+    coefficients = np.concatenate(rows, axis=2).reshape(len(references.images) * n_psi, -1)
     return Bank(
-        components=basis.reshape(-1, size, size).contiguous(),
-        coefficients=(flat @ basis.T).contiguous(),
+        components=torch.from_numpy(components.reshape(-1, size, size)).float(),
+        waves=waves,
+        coefficients=torch.from_numpy(coefficients).float(),
         psi=torch.from_numpy(np.tile(angles, len(references.images))).float(),
         class_number=torch.arange(1, len(references.images) + 1).repeat_interleave(n_psi),
     )
+
+
+def _decompose(templates: np.ndarray, energy: float) -> tuple[tuple[Wave, ...], np.ndarray]:
+    """Waves over the turns of templates `(p, n, pixels)`, and their real components `(k, pixels)`.
+
+    Of all components of all waves those with the largest energy are kept.
+    """
+    n = templates.shape[1]
+    over_turns = np.fft.rfft(templates.astype(np.float64), axis=1)
+    parts = []
+    for order in range(n // 2 + 1):
+        real = order == 0 or 2 * order == n
+        images = over_turns[:, order].real if real else over_turns[:, order]
+        u, strength, v = np.linalg.svd(images, full_matrices=False)
+        parts.append((order, (1 if real else 2) / n, u * strength, v, strength**2 * (1 if real else 2) / n))
+    power = np.sort(np.concatenate([part[-1] for part in parts]))[::-1]
+    least = power[min(int((np.cumsum(power) < energy * power.sum()).sum()), len(power) - 1)]
+    waves, components = [], []
+    for order, share, mix, images, own in parts:
+        q = int((own >= least).sum())
+        if q:
+            waves.append(Wave(order, share, mix[:, :q]))
+            components += [images[:q].real] if waves[-1].is_real else [images[:q].real, images[:q].imag]
+    return tuple(waves), np.concatenate(components)
 
 
 class BankMaker:

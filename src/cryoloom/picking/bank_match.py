@@ -18,17 +18,16 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from cryoloom.fourier import half_spectrum_weights, irfftn, rfftn
+from cryoloom.fourier import irfftn, rfftn
 from cryoloom.picking.bank import Bank
+from cryoloom.picking.bank_scores import TileScores
 from cryoloom.picking.matched import Spectrum
 from cryoloom.picking.peaks import background_level, find_peaks
 
-_PIXELS = 16_384  # pixels whose scores are computed at a time
+_TILE, _TILE_CUDA = 32, 128  # edge in pixels of what is scored at a time
 _PASSES = 3
 _SUBTRACTED = 4.0  # standard deviations of the background: weaker peaks stay
-_UNMOVED = (
-    0.05  # standard deviations of noise: scores that subtraction cannot have moved by more are not computed again
-)
+_UNMOVED = 0.05  # standard deviations of noise: scores that cannot have moved by more are not computed again
 
 
 @dataclass(frozen=True)
@@ -67,54 +66,56 @@ class BankMatch:
         device = spectrum.weighted.device
         self._components = bank.components.to(device)
         self._templates = bank.coefficients.to(device)
-        maps = torch.empty(len(self._components), *spectrum.image_shape, device=device)
-        seen = torch.empty(len(maps), spectrum.radius.numel(), dtype=torch.complex64, device=device)
-        for i, component in enumerate(self._components):
-            dft = self._transform(component)
-            maps[i] = self._correlate(spectrum.weighted, dft)
-            seen[i] = dft.reshape(-1)
-        self._maps = maps.reshape(len(maps), -1)
-        columns = half_spectrum_weights(spectrum.shape[1], device=device)
-        noise = self._quadratic(seen, spectrum.weight * spectrum.power_weight * columns)
-        answer = self._quadratic(seen, spectrum.weight * columns) * (spectrum.shape[0] * spectrum.shape[1])
+        self._size = size = self._components.shape[-1]
+        self._answering = spectrum.ctf**2 * spectrum.weight
+        self._seen = self._around(spectrum.weighted * spectrum.ctf)
+        noise = self._quadratic(self._answering * spectrum.power_weight) / (spectrum.shape[0] * spectrum.shape[1])
         self._deviation = noise.clamp_min(1e-20).sqrt()
         self._coefficients = self._templates / self._deviation[:, None]
-        self._answer = answer / self._deviation  # score of the template itself, in strength 1
-        self._longest = float(self._coefficients.norm(dim=1).max())
-        n = self._maps.shape[1]
-        self._best, self._worst = self._maps.new_empty(n), self._maps.new_empty(n)
-        self._moved = self._maps.new_full((n,), float("inf"))  # at most, since the best were computed
+        self._answer = self._quadratic(self._answering) / self._deviation  # score of a template in strength 1
+        gram = self._components.flatten(1) @ self._components.flatten(1).T
+        self._longest = float(((self._coefficients @ gram) * self._coefficients).sum(1).max().sqrt())
+        self._tiles = TileScores(bank, self._deviation)
+        self._offset = (torch.arange(size, device=device)[:, None] * self._seen.shape[1]).add(
+            torch.arange(size, device=device)
+        )
+        self._best = self._seen.new_empty(spectrum.image_shape)
+        self._worst = torch.empty_like(self._best)
+        self._moved = torch.full_like(self._best, float("inf"))  # at most, since the best were computed
 
     def best(self) -> tuple[Tensor, Tensor]:
         """Best score at each pixel, and the best of the inverted micrograph, `(h, w)`.
 
-        Pixels where subtraction has moved no score by more than `_UNMOVED` keep what they had.
+        Tiles where subtraction has moved no score by more than `_UNMOVED` keep what they had.
         """
-        (stale,) = torch.nonzero(self._moved > _UNMOVED, as_tuple=True)
-        for start in range(0, len(stale), _PIXELS):
-            here = stale[start : start + _PIXELS]
-            values = self._coefficients @ self._maps[:, here]
-            self._best[here], self._worst[here] = values.amax(0), values.amin(0)
-        self._moved[stale] = 0.0
-        shape = self._spectrum.image_shape
-        return self._best.reshape(shape).clone(), -self._worst.reshape(shape)
+        h, w = self._best.shape
+        edge = _TILE_CUDA if self._best.is_cuda else _TILE
+        for y in range(0, h, edge):
+            for x in range(0, w, edge):
+                tile = slice(y, min(y + edge, h)), slice(x, min(x + edge, w))
+                if bool((self._moved[tile] > _UNMOVED).any()):
+                    best, worst = self._tiles.extremes(self._patches(*tile))
+                    shape = self._best[tile].shape
+                    self._best[tile], self._worst[tile] = best.reshape(shape), worst.reshape(shape)
+                    self._moved[tile] = 0.0
+        return self._best.clone(), -self._worst
 
     def best_template(self, pixel: np.ndarray) -> np.ndarray:
         """Row of the bank that fits best at each of some pixels yx, `(n,)`."""
-        return (self._coefficients @ self._maps[:, self._flat(pixel)]).argmax(0).cpu().numpy()
+        return (self._coefficients @ self._maps(pixel)).argmax(0).cpu().numpy()
 
     def score(self, pixel: np.ndarray, template: np.ndarray) -> np.ndarray:
         """Scores of given templates at given pixels yx, `(n,)`."""
-        rows = self._coefficients[torch.from_numpy(template).to(self._maps.device)]
-        return (rows * self._maps[:, self._flat(pixel)].T).sum(1).double().cpu().numpy()
+        rows = self._coefficients[torch.from_numpy(template).to(self._seen.device)]
+        return (rows * self._maps(pixel).T).sum(1).double().cpu().numpy()
 
     def subtract(self, pixel: np.ndarray, template: np.ndarray, score: np.ndarray) -> None:
         """Take templates at pixels yx out of the micrograph, each in the strength that gives it `score`."""
-        spectrum, size = self._spectrum, self._components.shape[-1]
+        spectrum, size = self._spectrum, self._size
         m = spectrum.margin_px
         reach = size // 2
         h, w = spectrum.image_shape
-        picture = self._maps.new_zeros(h + 2 * reach, w + 2 * reach)
+        picture = self._seen.new_zeros(h + 2 * reach, w + 2 * reach)
         strength = torch.from_numpy(score).to(picture) / self._answer[torch.from_numpy(template).to(picture.device)]
         images = (self._templates[template] * strength[:, None]) @ self._components.flatten(1)
         for (y, x), image in zip(pixel, images.reshape(-1, size, size), strict=True):
@@ -123,34 +124,44 @@ class BankMatch:
         cut = min(m, reach)  # what lies beyond the padding is lost with its particle's far edge
         inner = picture[reach - cut : reach + h + cut, reach - cut : reach + w + cut]
         padded[m - cut : m + h + cut, m - cut : m + w + cut] = inner
-        model = rfftn(padded, 2) * spectrum.ctf * spectrum.weight
-        squared = torch.zeros_like(self._moved)
-        for i, component in enumerate(self._components):
-            change = self._correlate(model, self._transform(component)).reshape(-1)
-            self._maps[i] -= change
-            squared.addcmul_(change, change)
+        change = self._around(rfftn(padded, 2) * self._answering)
+        self._seen -= change
+        squared = torch.nn.functional.avg_pool2d(change[None, None] ** 2, (size, 1), 1)
+        squared = torch.nn.functional.avg_pool2d(squared, (1, size), 1)[0, 0] * size**2
         self._moved += self._longest * squared.sqrt()  # by Cauchy and Schwarz
 
-    def _flat(self, pixel: np.ndarray) -> Tensor:
-        return torch.from_numpy(pixel[:, 0] * self._spectrum.image_shape[1] + pixel[:, 1]).to(self._maps.device)
+    def _around(self, dft: Tensor) -> Tensor:
+        """Image of a transform, with half a template around the micrograph, `(h + m - 1, w + m - 1)`."""
+        image = irfftn(dft, self._spectrum.shape)
+        begin = self._spectrum.margin_px - self._size // 2
+        rows, columns = (
+            (torch.arange(n + self._size - 1, device=image.device) + begin) % whole
+            for n, whole in zip(self._spectrum.image_shape, self._spectrum.shape, strict=True)
+        )
+        return image[rows[:, None], columns]
 
-    def _transform(self, component: Tensor) -> Tensor:
-        """A component centred on the first pixel, as the microscope shows it, in Fourier space."""
-        padded = component.new_zeros(self._spectrum.shape)
-        size = component.shape[-1]
-        padded[:size, :size] = component
-        return rfftn(torch.roll(padded, (-(size // 2), -(size // 2)), (0, 1)), 2) * self._spectrum.ctf
+    def _patches(self, rows: slice, columns: slice) -> Tensor:
+        """Patches around the pixels of a tile, `(m m, n)`."""
+        width, size = self._seen.shape[1], self._size
+        shape = (size, size, rows.stop - rows.start, columns.stop - columns.start)
+        view = self._seen.as_strided(shape, (width, 1, width, 1), rows.start * width + columns.start)
+        return view.reshape(size * size, -1)
 
-    def _correlate(self, weighted: Tensor, dft: Tensor) -> Tensor:
-        h, w = self._spectrum.image_shape
-        m = self._spectrum.margin_px
-        return irfftn(weighted * dft.conj(), self._spectrum.shape)[m : m + h, m : m + w]
+    def _maps(self, pixel: np.ndarray) -> Tensor:
+        """Correlation of all components with the micrograph at pixels yx `(n, 2)`, `(k, n)`."""
+        start = torch.from_numpy(pixel[:, 0] * self._seen.shape[1] + pixel[:, 1]).to(self._seen.device)
+        patches = self._seen.reshape(-1)[self._offset.reshape(-1, 1) + start]
+        return self._components.flatten(1) @ patches
 
-    def _quadratic(self, seen: Tensor, weight: Tensor) -> Tensor:
-        """`<t c, weight t c>` for all templates, per pixel of the spectrum's grid squared."""
-        rows = torch.view_as_real(seen * weight.reshape(-1).sqrt()).reshape(len(seen), -1)
-        gram = (rows @ rows.T) / (self._spectrum.shape[0] * self._spectrum.shape[1]) ** 2
-        return ((self._templates @ gram) * self._templates).sum(1)
+    def _quadratic(self, weight: Tensor) -> Tensor:
+        """`<t, W t>` of all templates, with `W` the filter of transform `weight`."""
+        kernel = irfftn(weight.to(torch.complex64), self._spectrum.shape)
+        place = torch.arange(self._size, device=kernel.device)
+        apart = place[:, None] - place
+        y, x = apart % kernel.shape[0], apart % kernel.shape[1]
+        matrix = kernel[y[:, None, :, None], x[None, :, None, :]].flatten(2).flatten(0, 1)  # (m m, m m)
+        images = self._components.flatten(1)
+        return ((self._templates @ (images @ matrix @ images.T)) * self._templates).sum(1)
 
 
 def match_bank(
