@@ -284,8 +284,9 @@ def test_micrographs_survive_a_round_trip(tmp_path):
     n = 6
     names = {
         name: np.array([f"job/{name}_{i}.mrc" for i in range(n)], dtype=object)
-        for name in ("path", "path_even", "path_odd", "path_undosed", "movie_path", "motion_path", "ctf_image")
-    }
+        for name in ("path", "path_even", "path_odd", "path_undosed", "movie_path", "motion_path", "ctf_image",
+                     "defocus_map")
+    }  # fmt: skip
     values = {
         name: rng.uniform(1, 10, n)
         for name in ("motion_total", "motion_early", "motion_late", "dose", "defocus_u", "defocus_v", "defocus_error",

@@ -94,8 +94,12 @@ def _collect(
     pictures = [
         str(run.folder / "ctf_images" / f"{name}_ctf.mrc") if r else "" for name, r in zip(names, results, strict=True)
     ]
+    maps = [
+        str(run.folder / "defocus_maps" / f"{name}.star") if r else "" for name, r in zip(names, results, strict=True)
+    ]
     filled = micrographs.replace(
         **table,
+        defocus_map=np.asarray(maps, dtype=str) if settings.defocus_map else None,
         ctf_resolution=np.asarray(resolution, np.float64),
         ctf_image=np.asarray(pictures, dtype=str),
         extra=dict(micrographs.extra) | _more_columns(results),

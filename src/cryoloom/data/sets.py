@@ -94,6 +94,8 @@ class MicrographSet(OpticsTable):
         Å to which the rings are fitted, `(n,)`.
     ctf_image
         File with the rings beside their fit, `(n,)` str.
+    defocus_map
+        File with the defocus of each place, `(n,)` str; empty where there is none.
     """
 
     path: np.ndarray = row(required=True)
@@ -114,6 +116,7 @@ class MicrographSet(OpticsTable):
     ctf_score: np.ndarray | None = row()
     ctf_resolution: np.ndarray | None = row()
     ctf_image: np.ndarray | None = row()
+    defocus_map: np.ndarray | None = row()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from cryoloom.data.names import match_rows, stem_of
 from cryoloom.extraction.contrast import contrast_evidence
 from cryoloom.extraction.cut import cut_particles, inside_micrograph
 from cryoloom.extraction.geometry import BoxPlan, aimed_resolution, box_remark, defocus_spread, plan_box
+from cryoloom.extraction.local_defocus import particle_defocus
 from cryoloom.extraction.normalise import background_mask, normalise_images
 from cryoloom.extraction.orientation import (
     SYMMETRIES,
@@ -328,6 +329,8 @@ def _gather(
             fields[name] = own
         elif column is not None:
             fields[name] = np.asarray(column)[row]
+    if getattr(source, "defocus_u", None) is None and fields.keys() >= {"defocus_u", "defocus_v"}:
+        fields |= _local_defocus(micrographs, row, centre, fields, run)
     if isinstance(source, ParticleSet):
         if source.shift is not None:
             size = np.asarray([g.pixel_size for g in micrographs.optics])[micrographs.optics_index[row]]
@@ -349,6 +352,20 @@ def _gather(
             "share noise between the halves."
         )
     return result, n_edge, n_flat
+
+
+def _local_defocus(
+    micrographs: MicrographSet, row: np.ndarray, centre: np.ndarray, fields: dict[str, Any], run: Run
+) -> dict[str, np.ndarray]:
+    """Both defoci moved to those of the places of the particles, where the micrographs have maps of them."""
+    difference = particle_defocus(micrographs, row, centre)
+    run.summarise(
+        n_with_local_defocus=int((difference != 0).sum()),
+        local_defocus_spread=round(float(difference.std()), 1) if len(difference) else 0.0,
+    )
+    if difference.any():
+        run.log(f"defocus of {(difference != 0).sum()} particles from maps of it: {difference.std():.0f} Å of spread")
+    return {name: fields[name] + difference for name in ("defocus_u", "defocus_v")}
 
 
 def _show(found: ParticleSet, run: Run) -> None:

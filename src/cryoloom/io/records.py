@@ -34,7 +34,9 @@ from cryoloom.io.relion_columns import (
 from cryoloom.io.relion_optics import optics_columns, read_optics_columns, read_optics_table
 from cryoloom.io.star import StarFile, StarTable, iter_tables, read_star, write_star
 
-_MICROGRAPH_PATHS = ("path", "path_even", "path_odd", "path_undosed", "movie_path", "motion_path", "ctf_image")
+_MICROGRAPH_PATHS = (
+    "path", "path_even", "path_odd", "path_undosed", "movie_path", "motion_path", "ctf_image", "defocus_map",
+)  # fmt: skip
 _NEVER_SET = (-999, -9999)
 _EULER = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 

@@ -69,6 +69,7 @@ MICROGRAPHS = (
     Column("ctf_score", "rlnCtfFigureOfMerit", "float"),
     Column("ctf_resolution", "rlnCtfMaxResolution", "float", ("rlnFinalResolution",)),
     Column("ctf_image", "rlnCtfImage", "text"),
+    Column("defocus_map", "cryoloomDefocusMap", "text"),
 )
 PICKS = (
     Column("micrograph", "rlnMicrographName", "text"),
