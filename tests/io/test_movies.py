@@ -1,16 +1,21 @@
 """TIFF, MRC and EER movies behind one face; gain references in every orientation."""
 
+import bz2
+import gzip
+
 import numpy as np
 import pytest
 import tifffile
 
 from cryoloom.contract import InputError
 from cryoloom.data import MovieSet, Optics
+from cryoloom.importing.inspection import guess_kind
 from cryoloom.io.gain import ORIENTATIONS, orient, read_defects, read_gain
 from cryoloom.io.images import image_shape, read_images, read_micrograph
-from cryoloom.io.movies import open_movie, open_movie_of
+from cryoloom.io.movies import movie_stem, open_movie, open_movie_of
 from cryoloom.io.mrc import write_mrc
 from cryoloom.io.tiff import read_tiff, write_tiff
+from cryoloom.pipeline.watch import _is_whole
 
 
 def counts(n=5, h=12, w=17, dtype=np.uint8):
@@ -41,6 +46,25 @@ def test_the_same_movie_as_mrc_and_as_tiff_has_the_same_rows(tmp_path):
     for name in ("a.mrcs", "a.tif", "b.tif"):
         with open_movie(tmp_path / name) as movie:
             assert np.array_equal(movie.frames(0, 5), truth), name
+
+
+@pytest.mark.parametrize("name, pack", [("a.mrc.gz", gzip.compress), ("a.x.mrcs.bz2", bz2.compress)])
+def test_packed_movies_are_read_and_torn_ones_are_not_complete(tmp_path, name, pack):
+    truth = counts(dtype=np.int16)
+    write_mrc(tmp_path / "a.mrcs", truth, 1.0)
+    packed = pack((tmp_path / "a.mrcs").read_bytes())
+    (tmp_path / name).write_bytes(packed)
+    with open_movie(tmp_path / name) as movie:
+        assert movie.n_frames == 5 and movie.shape == (12, 17) and movie.pixel_size == 1.0
+        assert np.array_equal(movie.frames(1, 4), truth[1:4])
+    assert movie_stem(tmp_path / name) == name.rpartition(".mrc")[0] and movie_stem("b.1.tif") == "b.1"
+    assert guess_kind(tmp_path / name) == "movies" and _is_whole(tmp_path / name)
+    (tmp_path / name).write_bytes(packed[:-40])
+    assert not _is_whole(tmp_path / name)
+    with pytest.raises(InputError, match="cut short|damaged"), open_movie(tmp_path / name) as movie:
+        movie.frames(0, 5)
+    with pytest.raises(InputError, match="unknown movie format"):
+        open_movie(tmp_path / "a.tif.gz")
 
 
 def test_a_micrograph_of_the_same_rows_comes_from_both_formats(tmp_path):

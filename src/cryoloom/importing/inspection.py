@@ -9,11 +9,8 @@ from cryoloom.contract import InputError
 from cryoloom.importing.dose import electrons_per_pixel
 from cryoloom.io.denoised import refuse_denoised
 from cryoloom.io.images import read_micrograph
-from cryoloom.io.movies import open_movie
+from cryoloom.io.movies import PACKED_MOVIES, movie_suffix, open_movie
 from cryoloom.io.mrc import read_mrc_header
-
-MOVIE_SUFFIXES = (".tif", ".tiff", ".eer", ".mrcs", ".mrc", ".st")
-MICROGRAPH_SUFFIXES = (".mrc", ".tif", ".tiff", ".map")
 
 
 def guess_kind(path: Path) -> str:
@@ -24,10 +21,10 @@ def guess_kind(path: Path) -> str:
     InputError
         If the format is unknown.
     """
-    suffix = path.suffix.lower()
+    suffix = movie_suffix(path)
     if suffix == ".eer":
         return "movies"
-    if suffix in (".mrc", ".mrcs", ".st", ".map"):
+    if suffix in (".mrc", ".mrcs", ".st", ".map", *PACKED_MOVIES):
         return "movies" if read_mrc_header(path).shape[0] > 1 else "micrographs"
     if suffix in (".tif", ".tiff"):
         with open_movie(path) as movie:

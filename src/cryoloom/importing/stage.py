@@ -16,6 +16,7 @@ from cryoloom.importing.pictures import micrograph_pictures, movie_pictures, par
 from cryoloom.importing.settings import IMPORT, ImportSettings
 from cryoloom.io.cs import is_cs, read_cs_exposures, read_cs_particles
 from cryoloom.io.gain import read_gain
+from cryoloom.io.movies import movie_stem
 from cryoloom.io.records import read_micrographs, read_movies, read_particles
 from cryoloom.io.table_kind import guess_table_kind
 
@@ -195,7 +196,7 @@ def _check_stems(paths: list[str]) -> None:
     """Results are named by the stem of the file, so two files must not share one."""
     seen: dict[str, str] = {}
     for path in paths:
-        stem = Path(path).stem
+        stem = movie_stem(path)
         if seen.setdefault(stem, path) != path:
             raise InputError(f"{path}: {seen[stem]} has the same name; results would overwrite each other. Rename one.")
 

@@ -1,4 +1,4 @@
-"""Movies with one face, whatever their format: MRC, TIFF or EER.
+"""Movies with one face, whatever their format: MRC (plain, or packed by gzip or bzip2), TIFF or EER.
 
 Row order: MRC frames come as they lie in the file, TIFF frames are flipped along the slow axis, EER frames are not
 flipped. So the same movie saved as MRC and as TIFF gives the same frames (`interfaces.md`, section 4).
@@ -11,11 +11,15 @@ import numpy as np
 
 from cryoloom.contract import InputError
 from cryoloom.data import MovieSet
+from cryoloom.io.mrc import read_mrc, read_mrc_header
 from cryoloom.io.stack import MrcStack
 from cryoloom.io.tiff import TiffImages
 
 MRC_MOVIES = (".mrc", ".mrcs", ".st")
 TIFF_MOVIES = (".tif", ".tiff")
+PACKED = (".gz", ".bz2")
+PACKED_MOVIES = tuple(inner + outer for inner in MRC_MOVIES for outer in PACKED)
+MOVIE_SUFFIXES = (*MRC_MOVIES, *TIFF_MOVIES, ".eer", *PACKED_MOVIES)
 
 
 class Movie(Protocol):
@@ -61,7 +65,7 @@ def open_movie(path: Path | str, *, eer_grouping: int | None = None, eer_upsampl
     Parameters
     ----------
     path
-        MRC (`.mrc`, `.mrcs`), TIFF (`.tif`, `.tiff`) or EER (`.eer`) file.
+        MRC (`.mrc`, `.mrcs`, also with `.gz` or `.bz2` behind), TIFF (`.tif`, `.tiff`) or EER (`.eer`) file.
     eer_grouping
         Raw EER frames in one frame; None makes about 40 frames.
     eer_upsampling
@@ -73,16 +77,33 @@ def open_movie(path: Path | str, *, eer_grouping: int | None = None, eer_upsampl
         If the format is unknown or the file is damaged.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
+    suffix = movie_suffix(path)
     if suffix in MRC_MOVIES:
         return _MrcMovie(path)
+    if suffix in PACKED_MOVIES:
+        return _PackedMrcMovie(path)
     if suffix in TIFF_MOVIES:
         return _TiffMovie(path)
     if suffix == ".eer":
         from cryoloom.io.eer import EerMovie
 
         return EerMovie(path, grouping=eer_grouping, upsampling=eer_upsampling)
-    raise InputError(f"{path}: unknown movie format {suffix!r}; expected .mrc, .mrcs, .tif, .tiff or .eer.")
+    raise InputError(
+        f"{path}: unknown movie format {suffix!r}; expected .mrc, .mrcs (also .gz, .bz2), .tif, .tiff or .eer."
+    )
+
+
+def movie_suffix(path: Path | str) -> str:
+    """The suffix in small letters, with the one before it where a file is packed: `.mrcs.bz2`."""
+    path = Path(path)
+    last = path.suffix.lower()
+    return Path(path.stem).suffix.lower() + last if last in PACKED else last
+
+
+def movie_stem(path: Path | str) -> str:
+    """The name of a movie without its suffix; results are named by it."""
+    name = Path(path).name
+    return name.removesuffix(name[len(name) - len(movie_suffix(name)) :])
 
 
 def open_movie_of(movies: MovieSet, row: int) -> Movie:
@@ -111,6 +132,34 @@ class _MrcMovie:
 
     def close(self) -> None:
         self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class _PackedMrcMovie:
+    """Frames of a packed MRC file, which has to be unpacked from its start for every call."""
+
+    n_dropped = 0
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        header = read_mrc_header(path)
+        self.n_frames = header.shape[0]
+        self.shape = header.shape[1:]
+        self.dtype = header.dtype
+        self.pixel_size = header.pixel_size
+
+    def frames(self, first: int, last: int) -> np.ndarray:
+        if not 0 <= first <= last <= self.n_frames:
+            raise ValueError(f"frames: expected 0 <= first <= last <= {self.n_frames}, got {first}, {last}")
+        return read_mrc(self.path, sections=slice(first, last))[0]
+
+    def close(self) -> None:
+        """Nothing is held open."""
 
     def __enter__(self) -> Self:
         return self

@@ -11,6 +11,7 @@ import numpy as np
 from cryoloom.contract import Figure, InputError, Run, WorkFailed, stage
 from cryoloom.data import MicrographSet, MovieSet, Optics
 from cryoloom.io.motion_tracks import MovieFacts
+from cryoloom.io.movies import movie_stem
 from cryoloom.io.mrc import write_mrc
 from cryoloom.motion.correct import CorrectedSums, accumulated_motion, local_motion_rms, sum_movie
 from cryoloom.motion.estimate import MotionEstimate, estimate_motion
@@ -310,7 +311,7 @@ def _grid(h: int, w: int, n: int) -> np.ndarray:
 
 def _unique_stems(movies: MovieSet) -> list[str]:
     """File stems, made unique where movies of different folders share one."""
-    stems = [Path(str(path)).stem for path in movies.path]
+    stems = [movie_stem(str(path)) for path in movies.path]
     counts: dict[str, int] = {}
     for stem in stems:
         counts[stem] = counts.get(stem, 0) + 1

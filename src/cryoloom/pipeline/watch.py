@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from cryoloom.contract import CryoloomError, InputError, TooManyFailures, WorkFailed
-from cryoloom.io.movies import MRC_MOVIES, TIFF_MOVIES, open_movie
+from cryoloom.io.movies import MOVIE_SUFFIXES, PACKED_MOVIES, movie_suffix, open_movie
 from cryoloom.pipeline.api import run_stage_with_report
 from cryoloom.pipeline.settings import WATCHED_INPUTS
 from cryoloom.project.progress import NoProgress
 from cryoloom.project.runner import JobResult
-
-_SUFFIXES = (*MRC_MOVIES, *TIFF_MOVIES, ".eer")
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ class Arrivals:
         found = []
         for path in self._watch.folder.rglob(self._watch.pattern or "*"):
             hidden = any(part.startswith((".", "~")) for part in path.relative_to(self._watch.folder).parts)
-            if hidden or (self._watch.pattern is None and path.suffix.lower() not in _SUFFIXES):
+            if hidden or (self._watch.pattern is None and movie_suffix(path) not in MOVIE_SUFFIXES):
                 continue
             try:
                 if path.is_file():
@@ -181,7 +179,9 @@ def _given(settings: Any, name: str) -> Any:
 def _is_whole(path: Path) -> bool:
     """Whether the file holds what its header promises."""
     try:
-        open_movie(path).close()
+        with open_movie(path) as movie:
+            if movie_suffix(path) in PACKED_MOVIES:  # only unpacking tells
+                movie.frames(movie.n_frames - 1, movie.n_frames)
     except (CryoloomError, OSError, ValueError):
         return False
     return True
