@@ -215,6 +215,16 @@ def test_the_rules_for_eer_references(tmp_path):
     np.testing.assert_allclose(half[1, 2], truth[2:4, 4:6].mean(), rtol=1e-6)
 
 
+def test_a_reference_of_twice_or_half_the_size_is_brought_to_the_frames(tmp_path):
+    """Frames of a detector in super-resolution, and its reference without, or the other way round."""
+    truth = np.random.default_rng(0).uniform(0.5, 1.5, (8, 6)).astype(np.float32)
+    truth[2, 3] = 0
+    write_mrc(tmp_path / "g.mrc", truth, 1.0)
+    np.testing.assert_array_equal(read_gain(tmp_path / "g.mrc", (16, 12))[::2, 1::2], truth)
+    half = read_gain(tmp_path / "g.mrc", (4, 3))
+    assert half[1, 1] == 0 and half[3, 2] == pytest.approx(truth[6:, 4:].mean())
+
+
 def test_references_that_cannot_be_right_are_refused(tmp_path):
     def write(array):
         write_mrc(tmp_path / "g.mrc", np.asarray(array, np.float32), 1.0)

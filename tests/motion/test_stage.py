@@ -128,3 +128,26 @@ def test_a_gain_of_another_size_is_refused_in_one_sentence(movies, tmp_path):
             settings={"pixel_size": 1.0},
             out=tmp_path / "out",
         )
+
+
+def test_one_frame_is_passed_on_and_flat_movies_are_left_out(movies, tmp_path):
+    """A single frame has no motion to find; the header of the first movie is held against the pixel size given."""
+    rng = np.random.default_rng(4)
+    write_mrc(tmp_path / "a.mrcs", rng.poisson(2.0, (1, 96, 80)).astype(np.int16), 1.4, kind="stack")
+    write_mrc(tmp_path / "b.mrcs", np.ones((6, 96, 80), np.int16), 1.4, kind="stack")
+    job = run_stage("motion", {"movies": str(tmp_path / "*.mrcs")}, {"pixel_size": 1.2}, out=tmp_path / "out")
+    assert job.summary["n_out"] == 1 and "no picture" in job.summary["left_out"][0]["cause"]
+    assert job.summary["frame_snr_median"] is None
+    assert any("1.4" in text for text in job.summary["warnings"])
+    image = read_mrc(read_micrographs(job["micrographs"]).path[0])[0]
+    np.testing.assert_allclose(image[0], read_mrc(tmp_path / "a.mrcs")[0][0], atol=1e-4)
+
+
+def test_a_reference_of_twice_the_size_is_turned_and_used(movies, tmp_path):
+    folder, _ = movies
+    gain = np.repeat(np.repeat(read_mrc(folder / "gain.mrc")[0][0], 2, 0), 2, 1)
+    write_mrc(tmp_path / "fine.mrc", np.ascontiguousarray(np.rot90(gain)), 1.0)
+    inputs = {"movies": str(folder / "m0.tif"), "gain": tmp_path / "fine.mrc"}
+    job = run_stage("motion", inputs, {"pixel_size": 1.0, "local_motion": False}, out=tmp_path / "out")
+    assert job.summary["gain"]["certain"] and job.summary["gain"]["rotation"] in (1, 3)
+    assert read_mrc(read_micrographs(job["micrographs"]).path[0])[0].mean() == pytest.approx(12, rel=0.05)

@@ -288,9 +288,11 @@ def _check_gain(gain: Path, fact: dict[str, Any], movie: str, run: Run) -> None:
     try:
         factor = read_gain(gain, shape, eer=eer)
     except InputError:
-        factor = read_gain(gain, eer=eer)
-        if factor.shape != shape[::-1]:
+        try:
+            factor = read_gain(gain, shape[::-1], eer=eer)
+        except InputError:
             read_gain(gain, shape, eer=eer)  # raises with the sizes
+            raise
         run.warn(f"{gain.name} fits the frames only after a turn by 90 degrees; give the gain rotation to `motion`.")
     run.summarise(gain_defects=int((factor == 0).sum()))
 

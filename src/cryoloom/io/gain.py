@@ -32,7 +32,8 @@ def read_gain(
     path
         MRC, TIFF or `.gain` file.
     shape
-        Rows and columns of the frames it must fit; for EER a reference of half or twice the size is resampled.
+        Rows and columns of the frames it must fit; a reference of half or twice the size (for EER also a quarter or
+        four times) is resampled: it was taken at another sampling of the same detector.
     rotation
         0 to 3, times 90 degrees clockwise with row 0 on top.
     flip
@@ -121,16 +122,27 @@ def read_defects(path: Path | str, shape: tuple[int, int]) -> np.ndarray:
     return defects
 
 
+def resample_gain(factor: np.ndarray, shape: tuple[int, int], times: int) -> np.ndarray | None:
+    """A reference `times` finer or coarser than frames of `shape`, brought to them; None where the sizes differ else.
+
+    Of a finer one the mean is taken, and 0 (a defect) where any part is 0.
+    """
+    h, w = factor.shape
+    if (h * times, w * times) == shape:
+        return np.repeat(np.repeat(factor, times, axis=0), times, axis=1)
+    if (h, w) == (shape[0] * times, shape[1] * times):
+        blocks = factor.reshape(shape[0], times, shape[1], times)
+        return np.where((blocks > 0).all(axis=(1, 3)), blocks.mean(axis=(1, 3)), 0)
+    return None
+
+
 def _fit(factor: np.ndarray, shape: tuple[int, int], path: Path, eer: bool) -> np.ndarray:
     if factor.shape == shape:
         return factor
+    for times in (2, 4) if eer else (2,):
+        resampled = resample_gain(factor, shape, times)
+        if resampled is not None:
+            return resampled
     h, w = factor.shape
-    for times in (2, 4):
-        if eer and (h * times, w * times) == shape:
-            return np.repeat(np.repeat(factor, times, axis=0), times, axis=1)
-        if eer and (h, w) == (shape[0] * times, shape[1] * times):
-            blocks = factor.reshape(shape[0], times, shape[1], times)
-            good = (blocks > 0).all(axis=(1, 3))
-            return np.where(good, blocks.mean(axis=(1, 3)), 0)
     hint = "turn it by 90 degrees (gain rotation)" if (w, h) == shape else "is it the reference of another camera mode?"
     raise InputError(f"{path}: gain reference of {w} x {h} pixels, the frames have {shape[1]} x {shape[0]}; {hint}")

@@ -7,7 +7,7 @@ import numpy as np
 
 from cryoloom.contract import InputError
 from cryoloom.data import MovieSet
-from cryoloom.io.gain import read_defects, read_gain
+from cryoloom.io.gain import read_defects, read_gain, resample_gain
 from cryoloom.io.movies import Movie, open_movie, open_movie_of
 from cryoloom.motion.defects import find_defects, sum_raw
 from cryoloom.motion.frames import Frames, make_frames
@@ -42,6 +42,19 @@ def open_row(movies: MovieSet, row: int, settings: MotionSettings) -> Movie:
     )
 
 
+def doubtful_pixel_size(movies: MovieSet, settings: MotionSettings) -> str | None:
+    """A sentence if the header of the first movie says another pixel size than the set; 1 Å is taken for a filler."""
+    try:
+        with open_row(movies, 0, settings) as movie:
+            header = movie.pixel_size
+    except InputError:
+        return None  # said where the movie is read
+    size = movies.optics[int(movies.optics_index[0])].pixel_size
+    if header is None or header == 1.0 or abs(header - size) <= 0.005 * size:
+        return None
+    return f"the header of {movies.path[0]} says {header:g} Å per pixel, {size:g} is used"
+
+
 def read_raw(movie: Movie, settings: MotionSettings) -> np.ndarray:
     """The chosen frames, `(t, h, w)`, in the type of the file.
 
@@ -69,11 +82,13 @@ def check_counts(raw: np.ndarray, path: Path) -> list[str]:
     Raises
     ------
     InputError
-        If all frames are empty.
+        If all frames are empty, or flat.
     """
     means = np.array([frame[::3, ::3].mean(dtype=np.float64) for frame in raw])
     if not np.any(means):
         raise InputError(f"{path}: all frames are zero; the movie is empty.")
+    if all(frame.min() == frame.max() for frame in raw):
+        raise InputError(f"{path}: every frame is the same everywhere; the movie holds no picture.")
     typical = float(np.median(means))
     odd = np.flatnonzero(np.abs(means - typical) > 0.5 * abs(typical))
     if len(odd) == 0:
@@ -111,7 +126,7 @@ def choose_gain(movies: MovieSet, path: Path, settings: MotionSettings) -> tuple
             continue
         total = one if total is None else total + one
         try:
-            choice = find_gain_orientation(total, reference)
+            choice = find_gain_orientation(total, _at_sampling_of(total, reference))
         except ValueError:
             read_gain(path, total.shape)  # says what does not fit
             raise
@@ -121,6 +136,16 @@ def choose_gain(movies: MovieSet, path: Path, settings: MotionSettings) -> tuple
         return plain, choice
     divide = choice.divide if settings.gain_divide is None else settings.gain_divide
     return GainRecipe(path, choice.rotation, choice.flip, divide), choice
+
+
+def _at_sampling_of(total: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """A reference of half or twice the size of the frames, in any orientation, at their sampling; others as it is."""
+    h, w = total.shape
+    for shape in ((h, w), (w, h)):
+        resampled = resample_gain(reference, shape, 2)
+        if resampled is not None:
+            return resampled
+    return reference
 
 
 def load_frames(

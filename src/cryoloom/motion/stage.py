@@ -16,7 +16,7 @@ from cryoloom.io.mrc import write_mrc
 from cryoloom.motion.correct import CorrectedSums, accumulated_motion, local_motion_rms, sum_movie
 from cryoloom.motion.estimate import MotionEstimate, estimate_motion
 from cryoloom.motion.frames import Frames
-from cryoloom.motion.load import GainRecipe, choose_gain, load_frames
+from cryoloom.motion.load import GainRecipe, choose_gain, doubtful_pixel_size, load_frames
 from cryoloom.motion.motion_file import write_motion_file
 from cryoloom.motion.settings import MOTION, MotionSettings
 
@@ -44,6 +44,8 @@ def correct_movies(
     defects = defects or movies.defect_path
     recipe = _gain_recipe(movies, gain, settings, run)
     names = _unique_stems(movies)
+    if doubt := doubtful_pixel_size(movies, settings):
+        run.warn(doubt)
 
     def correct_one(row: int) -> dict[str, Any]:
         return _correct_movie(movies, row, names[row], settings, recipe, defects, run, estimate)
@@ -236,7 +238,7 @@ def _collect(
     n_failed = int((~kept).sum())
     if n_failed:
         reasons.append(f"{n_failed} of {len(movies)} movies could not be corrected")
-    no_signal = [Path(str(movies.path[row])).name for row, r in done if not r["frame_snr"] > 0 and r["n_frames"] > 1]
+    no_signal = [Path(str(movies.path[row])).name for row, r in done if r["n_frames"] > 1 and not r["frame_snr"] > 0]
     if no_signal:
         named = ", ".join(no_signal[:10])
         reasons.append(f"{len(no_signal)} of {len(movies)} movies showed no signal and were not aligned: {named}")
@@ -252,7 +254,7 @@ def _collect(
         motion_late_median=float(np.median(column("late"))),
         local_motion_median=float(np.median(column("local_motion"))),
         shift_error_median=float(np.median([np.median(r["shift_error"]) for _, r in done])),
-        frame_snr_median=float(np.nanmedian(column("frame_snr"))) if len(done) else None,
+        frame_snr_median=float(np.nanmedian(snr)) if np.isfinite(snr := column("frame_snr")).any() else None,
         spoiled_pairs=float(np.mean(column("spoiled_pairs"))),
         bad_pixels_median=float(np.median(column("n_bad_pixels"))),
         pixel_size=optics[0].pixel_size,
