@@ -40,19 +40,19 @@ def real_data() -> Path:
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A device for jobs: the card, or a pretended one (`pretend_gpu.py`), which only this thread knows."""
+    """Devices for jobs: the cards, or two pretended ones (`pretend_gpu.py`), which only this thread knows."""
     import torch
 
     from cryoloom.compute.device import DeviceChoice
     from pretend_gpu import PretendGpu
 
     if torch.cuda.is_available():
-        yield "cuda:0"
+        yield "cuda:all"
         return
-    choice = DeviceChoice("cuda:0", "a pretended GPU", 4 << 30)
+    choice = DeviceChoice("cuda:0", "two pretended GPUs", 4 << 30, others=("cuda:1",))
     monkeypatch.setattr("cryoloom.project.runner.choose_device", lambda *_, **__: choice)
     with PretendGpu():
-        yield "cuda:0"
+        yield "cuda:0,1"
 
 
 @pytest.fixture

@@ -32,3 +32,19 @@ def test_a_required_gpu_that_is_absent_stops_the_work_and_auto_says_what_the_cpu
 def test_an_unknown_device_is_refused():
     with pytest.raises(InputError, match="expected auto, cpu"):
         choose_device("tpu")
+
+
+def test_several_gpus_are_named_and_a_step_that_needs_one_says_so(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: ((3 - index) << 30, 8 << 30))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"card {index}")
+    assert choose_device("auto").devices == ("cuda:0",)
+    assert choose_device("cuda:all").devices == ("cuda:0", "cuda:1", "cuda:2")
+    some = choose_device("cuda:2,0", memory_fraction=0.5)
+    assert some.devices == ("cuda:0", "cuda:2") and some.memory_budget == 1 << 29
+    assert some.description == "GPU 0: card 0, GPU 2: card 2"
+    one = some.only_first()
+    assert one.devices == ("cuda:0",) and one.description == "GPU 0: card 0" and "first" in one.note
+    with pytest.raises(InputError, match="3 GPU"):
+        choose_device("cuda:1,3")

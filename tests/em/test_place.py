@@ -39,16 +39,19 @@ def executor():
     return SerialExecutor()
 
 
-@pytest.fixture(params=["double precision", "GPU"])
+@pytest.fixture(params=["double precision", "GPU", "two GPUs"])
 def both(request, simulated, executor):
     """A set, its noise, and for the compiled loops and the other place: source and references."""
     data = simulated(60, snr=0.2, scale_spread=0.1)
-    gpu = request.param == "GPU"
-    place = Place("cuda:0") if gpu else Place(dtype=torch.float64)
-    with PretendGpu() if gpu and not torch.cuda.is_available() else contextlib.nullcontext():
+    n_gpus = {"double precision": 0, "GPU": 1, "two GPUs": 2}[request.param]
+    place = Place(tuple(f"cuda:{i}" for i in range(n_gpus))) if n_gpus else Place(dtype=torch.float64)
+    if 0 < torch.cuda.device_count() < n_gpus:
+        pytest.skip("one GPU at hand: two are pretended where there is none")
+    with PretendGpu() if n_gpus and not torch.cuda.is_available() else contextlib.nullcontext():
         sides = []
         for where in (Place(), place):
             source = data.source(normalise=False, place=where)
+            source.chunk_size = 16  # so that every device gets some
             other = 0.9 * data.volume
             references = prepare_references([data.volume, other], executor, source.points.radius, where)
             assert compiled(references[0].values) == (where == Place())

@@ -84,7 +84,7 @@ def climb(
         images = level.images(some, centre_px[some])
         sums = posterior_sums(
             level.plan, images, references, torch.arange(len(some)), executor, n_groups=model.n_classes,
-            device=level.device,
+            devices=level.devices,
         )  # fmt: skip
         centre_px[some] = recentre(model, level, some, centre_px[some], centres, sums)
         if running is None:

@@ -42,7 +42,7 @@ class Level:
         Å.
     pixel_size
         Å per small pixel.
-    device
+    devices
         Where images meet models.
     """
 
@@ -54,7 +54,7 @@ class Level:
     symmetry: str
     resolution: float
     pixel_size: float
-    device: str = "cpu"
+    devices: tuple[str, ...] = ("cpu",)
 
     def images(self, rows: Tensor, centre_px: Tensor, shifts_px: Tensor | None = None) -> RingImages:
         """Images of `rows` about their centres `(len(rows), 2)`, with trial shifts if given."""
@@ -91,7 +91,7 @@ def make_level(
         symmetry,
         field / radius,
         images.pixel_size,
-        source.place.device,
+        source.place.devices,
     )
 
 
@@ -100,7 +100,14 @@ def evaluate(model: StartModel, level: Level, images: RingImages, executor: Exec
     references = references_of(model, level.plan, level.rotations)
     rows = torch.arange(len(images))
     return posterior_sums(
-        level.plan, images, references, rows, executor, n_groups=model.n_classes, accumulate=False, device=level.device
+        level.plan,
+        images,
+        references,
+        rows,
+        executor,
+        n_groups=model.n_classes,
+        accumulate=False,
+        devices=level.devices,
     )
 
 
@@ -109,7 +116,7 @@ def round_evidence(model: StartModel, level: Level, images: RingImages, executor
     flat = StartModel(model.profiles[:1], torch.zeros_like(model.volumes[:1]))
     references = references_of(flat, level.plan, level.rotations[:1])
     rows = torch.arange(len(images))
-    found = posterior_sums(level.plan, images, references, rows, executor, accumulate=False, device=level.device)
+    found = posterior_sums(level.plan, images, references, rows, executor, accumulate=False, devices=level.devices)
     return found.log_evidence
 
 
@@ -125,7 +132,7 @@ def round_start(level: Level, n_classes: int, rows: Tensor, centre_px: Tensor, e
     nothing = StartModel(torch.zeros(1, 1), torch.zeros(1, box, box, box))
     references = references_of(nothing, level.plan, level.rotations[:1])
     images = level.images(rows, centre_px)
-    sums = posterior_sums(level.plan, images, references, torch.arange(len(rows)), executor, device=level.device)
+    sums = posterior_sums(level.plan, images, references, torch.arange(len(rows)), executor, devices=level.devices)
     found = maximise(sums, level.plan, level.rotations[:1], level.symmetry, 1, level.ball, executor)
     return StartModel(found.profiles.repeat(n_classes, 1), torch.zeros(n_classes, box, box, box))
 

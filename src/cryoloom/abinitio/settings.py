@@ -30,4 +30,5 @@ ABINITIO = StageDeclaration(
         "class001": "first map (class002 ... with more classes); its hand is a guess",
         "particles": "particles with class, pose and shift",
     },
+    several_gpus=True,
 )

@@ -57,7 +57,7 @@ def find_first_map(particles: ParticleSet, settings: AbinitioSettings, run: Run)
     diameter = settings.mask_diameter or estimate_mask_diameter(reader, len(particles), pixel_size)
     diameter = min(diameter, 0.95 * field)
     groups = noise_groups(particles, "micrograph")
-    source = ImageSource(reader, particles, diameter, noise_group=groups, cache_bytes=0, place=Place(run.device))
+    source = ImageSource(reader, particles, diameter, noise_group=groups, cache_bytes=0, place=Place(run.devices))
     particle_diameter = diameter / 1.2
     steps, last_part = _schedule(settings.symmetry)
     finest = max(settings.resolution or particle_diameter / last_part, 2.6 * pixel_size)

@@ -65,20 +65,24 @@ def sum_posteriors(
     """Every image enters every class with its posterior."""
     fresh = empty_class_sums(source.plan, plan.n_classes)
     found: list[Found] = []
+    place = source.images.place
     spread = max(0.5 * plan.shift_range_px, 0.5)
     for group in groups(state, rows):
         shifts = references.shifts(group.visited)
         bank = posterior_bank(references.plan, references.samples[group.side], shifts)
+        own = place.copies((references.plan, bank))
 
-        def work(part: list[np.ndarray], bank=bank, shifts=shifts) -> tuple[list[Found], PosteriorSums]:  # type: ignore[no-untyped-def]
-            sums = empty_posterior_sums(references.plan, len(bank), len(shifts))
+        def work(task: tuple[int, list[np.ndarray]], own=own, shifts=shifts) -> tuple[list[Found], PosteriorSums]:  # type: ignore[no-untyped-def]
+            number, part = task
+            posterior_plan, bank = own[number % len(own)]
+            sums = empty_posterior_sums(posterior_plan, len(bank), len(shifts))
             out = []
             for rows in part:
                 chunk = source.chunk(rows)
                 images = _weighted(source, state, references, chunk)
                 prior = -0.5 * ((images.centre_px[:, None] + shifts) ** 2).sum(-1) / spread**2
                 weight = torch.from_numpy(state.member[rows].astype(np.float32))
-                posterior = add_posteriors(sums, images, bank, references.plan, shift_log_prior=prior, weight=weight)
+                posterior = add_posteriors(sums, images, bank, posterior_plan, shift_log_prior=prior, weight=weight)
                 best = posterior.share.argmax(1)
                 n = references.plan.search.n_rings
                 residual = chunk.power.clone()
@@ -101,7 +105,7 @@ def sum_posteriors(
             return out, sums.on("cpu")
 
         total: PosteriorSums | None = None
-        for some, sums in executor.map(work, _parts(source, group.rows)):
+        for some, sums in executor.map(work, enumerate(_parts(source, group.rows))):
             found += some
             if total is None:
                 total = sums
@@ -125,16 +129,22 @@ def assign_poses(
     """Every image enters its best classes at its best pose, off the grid and on all rings."""
     fresh = empty_class_sums(source.plan, plan.n_classes)
     found: list[Found] = []
-    device = source.device
-    search = references.plan.search.on(device)
+    devices = source.images.place.devices
+    plans = [references.plan.search.on(device) for device in devices]
     for group in groups(state, rows):
-        shifts = references.shifts(group.visited).to(device)
-        samples = references.samples[group.side].to(device)
-        bank = reference_bank(search, samples, shifts_px=shifts, dtype=plan.dtype)
+        shifts, samples = references.shifts(group.visited), references.samples[group.side]
+        banks = [
+            reference_bank(search, samples.to(device), shifts_px=shifts.to(device), dtype=plan.dtype)
+            for search, device in zip(plans, devices, strict=True)
+        ]
+        power = banks[0].power.cpu()
 
-        power = bank.power.cpu()
-
-        def work(rows: np.ndarray, bank=bank, power=power, side=group.side) -> tuple[Found, Contribution]:  # type: ignore[no-untyped-def]
+        def work(  # type: ignore[no-untyped-def]
+            task: tuple[int, np.ndarray], banks=banks, power=power, side=group.side
+        ) -> tuple[Found, Contribution]:
+            number, rows = task
+            lane = number % len(devices)
+            search, bank, device = plans[lane], banks[lane], devices[lane]
             chunk, n = source.chunk(rows), search.n_rings
             inverse_noise = (1.0 / state.noise[chunk.group]).to(torch.float32)
             centre = torch.from_numpy(state.shift_px[rows].astype(np.float32))
@@ -174,7 +184,7 @@ def assign_poses(
             )
             return some, contribution
 
-        for some, contribution in executor.map(work, list(source.batches(group.rows))):
+        for some, contribution in executor.map(work, enumerate(source.batches(group.rows))):
             found.append(some)
             fresh.add(contribution)
     return found, fresh
@@ -189,7 +199,7 @@ def _weighted(source: RingSource, state: State, references: References, chunk: R
 
 
 def _parts(source: RingSource, rows: np.ndarray) -> list[list[np.ndarray]]:
-    """Chunks of rows in at most four parts, however many workers there are: each part has sums of its own."""
+    """Chunks of rows in four parts, or one for each GPU, whatever the number of workers: each has sums of its own."""
     chunks = list(source.batches(rows))
-    n = min(4, len(chunks))
+    n = min(max(4, len(source.images.place.devices)), len(chunks))
     return [chunks[i * len(chunks) // n : (i + 1) * len(chunks) // n] for i in range(n)]

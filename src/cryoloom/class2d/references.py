@@ -72,7 +72,7 @@ def build_references(source: RingSource, plan: Plan, state: State) -> References
     index = (sums.total > 0).nonzero()[:, 0]
     order = {int(q): i for i, q in enumerate(rings.q)}
     return References(
-        plan=posterior_plan(search, insertion, plan.dtype, source.device),
+        plan=posterior_plan(search, insertion, plan.dtype, source.images.place.device),
         samples=masked.reshape(2, plan.n_classes, *masked.shape[1:])[:, index],
         wide=shift_grid(plan.shift_range_px, step),
         near=shift_grid(min(plan.shift_range_px, 2.0 * step), step),

@@ -81,7 +81,6 @@ class RingSource:
         self, images: ImageSource, plan: RingPlan, *, use_ctf: bool = True, cache_bytes: int = 1 << 29
     ) -> None:
         self.images, self.plan, self.use_ctf = images, plan, use_ctf
-        self.device = images.place.device
         self._sampler = PointSampler(images.box, plan.points)
         self._x, self._y = plan.points.to(torch.float32).unbind(-1)
         self._kept: dict[int, RingChunk] = {}

@@ -42,4 +42,5 @@ CLASS2D = StageDeclaration(
         "particles": "all particles with class, in-plane angle, shift and the probability of being junk",
         "selected": "the particles of the good classes",
     },
+    several_gpus=True,
 )

@@ -37,7 +37,7 @@ def classify_particles(particles: ParticleSet, settings: Class2DSettings, run: R
     diameter = min(diameter, 0.95 * field)
     plan = make_plan(settings, len(particles), diameter, box, pixel_size)
     groups = noise_groups(particles, settings.noise)
-    images = ImageSource(reader, particles, diameter, noise_group=groups, cache_bytes=0, place=Place(run.device))
+    images = ImageSource(reader, particles, diameter, noise_group=groups, cache_bytes=0, place=Place(run.devices))
     last_ring = max(min(box // 2 - 1, int(field / settings.resolution_limit)), plan.first_radius)
     rings = plan_rings(box, last_ring, plan.diameter_px)
     source = RingSource(images, rings, use_ctf=settings.ctf, cache_bytes=min(1 << 30, run.memory_budget // 4))

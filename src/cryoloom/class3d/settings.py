@@ -51,4 +51,5 @@ CLASS3D = StageDeclaration(
         "class001": "map of the first class (class002 ... of the others), with class001_half1 and class001_half2",
         "particles": "particles with their class, pose, and probability of each class",
     },
+    several_gpus=True,
 )

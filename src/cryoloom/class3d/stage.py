@@ -58,7 +58,7 @@ def sort_particles(
         diameter,
         noise_group=noise_groups(particles, settings.noise),
         cache_bytes=cache_bytes(run.memory_budget),
-        place=Place(run.device),
+        place=Place(run.devices),
     )
     path = run.checkpoint("classes.npz")
     kept = load_progress(path) if path.exists() else None

@@ -113,7 +113,9 @@ def common_options() -> list[click.Option]:
         click.Option(
             ["--out"], type=str, metavar="DIR", help="Folder of the results [default: next job of the project]"
         ),
-        click.Option(["--device"], default="auto", metavar="auto|cpu|cuda|cuda:N", help="Where to compute"),
+        click.Option(
+            ["--device"], default="auto", metavar="auto|cpu|cuda|cuda:N|cuda:N,M|cuda:all", help="Where to compute"
+        ),
         click.Option(["--require-gpu"], is_flag=True, help="Refuse to run on the CPU"),
         click.Option(["--threads"], type=click.IntRange(1), metavar="N", help="Threads [default: all cores]"),
         click.Option(["--seed"], type=int, default=0, metavar="N", help="Seed of all random numbers"),

@@ -1,6 +1,7 @@
-"""Choice of the device and of the memory that a job may use there."""
+"""Choice of the devices and of the memory that a job may use there."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 import psutil
 import torch
@@ -11,7 +12,7 @@ from cryoloom.contract import InputError
 
 @dataclass(frozen=True)
 class DeviceChoice:
-    """The device of a job.
+    """The device of a job, or several GPUs.
 
     Attributes
     ----------
@@ -20,15 +21,30 @@ class DeviceChoice:
     description
         What it is, in words, for the log and the report.
     memory_budget
-        Bytes the job may use on it.
+        Bytes the job may use on it (of several, on the one with least memory).
     note
         What the user should know, or an empty string: that a GPU was looked for and not found.
+    others
+        Names of more GPUs.
     """
 
     device: str
     description: str
     memory_budget: int
     note: str = ""
+    others: tuple[str, ...] = ()
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Names of all devices."""
+        return (self.device, *self.others)
+
+    def only_first(self) -> "DeviceChoice":
+        """The first of several, and a word to the user that the others stand idle."""
+        if not self.others:
+            return self
+        first = self.description.split(", GPU ")[0]
+        return replace(self, description=first, note="Only the first GPU is used by this step.", others=())
 
 
 def choose_device(wanted: str = "auto", *, require_gpu: bool = False, memory_fraction: float = 0.6) -> DeviceChoice:
@@ -37,7 +53,7 @@ def choose_device(wanted: str = "auto", *, require_gpu: bool = False, memory_fra
     Parameters
     ----------
     wanted
-        `auto`, `cpu`, `cuda` or `cuda:N`.
+        `auto`, `cpu`, `cuda` (the first GPU), `cuda:N`, several as `cuda:N,M`, or all as `cuda:all`.
     require_gpu
         Refuse to run on the CPU.
     memory_fraction
@@ -50,8 +66,8 @@ def choose_device(wanted: str = "auto", *, require_gpu: bool = False, memory_fra
     """
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     kind, _, number = wanted.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (number and not number.isdigit()):
-        raise InputError(f"--device {wanted}: expected auto, cpu, cuda or cuda:N.")
+    if not re.fullmatch(r"auto|cpu|cuda(:(all|\d+(,\d+)*))?", wanted):
+        raise InputError(f"--device {wanted}: expected auto, cpu, cuda, cuda:N, cuda:N,M or cuda:all.")
     if require_gpu and (kind == "cpu" or n_gpus == 0):
         why = "the device was set to cpu" if kind == "cpu" else f"PyTorch {torch.__version__} sees no GPU here"
         raise InputError(
@@ -59,15 +75,16 @@ def choose_device(wanted: str = "auto", *, require_gpu: bool = False, memory_fra
             "or leave --require-gpu away to run on the CPU."
         )
     if kind == "cuda" or (kind == "auto" and n_gpus > 0):
-        index = int(number) if number else 0
-        if index >= n_gpus:
+        which = range(max(n_gpus, 1)) if number == "all" else sorted({int(n) for n in (number or "0").split(",")})
+        if max(which) >= n_gpus:
             raise InputError(
                 f"--device {wanted}: this machine has {n_gpus} GPU(s) that PyTorch {torch.__version__} can use; "
                 "choose --device cpu, or install a CUDA build of PyTorch and its driver."
             )
-        free, _total = torch.cuda.mem_get_info(index)
-        name = torch.cuda.get_device_name(index)
-        return DeviceChoice(f"cuda:{index}", f"GPU {index}: {name}", int(free * memory_fraction))
+        free = min(torch.cuda.mem_get_info(index)[0] for index in which)
+        named = ", ".join(f"GPU {index}: {torch.cuda.get_device_name(index)}" for index in which)
+        first, *others = [f"cuda:{index}" for index in which]
+        return DeviceChoice(first, named, int(free * memory_fraction), others=tuple(others))
     free = available_memory()
     note = ""
     if kind == "auto":

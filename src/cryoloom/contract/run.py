@@ -50,6 +50,8 @@ class Run(Protocol):
         Where results go. A stage writes its bulk data here (subfolders allowed) and nowhere else.
     device
         `"cpu"`, `"cuda:0"`, ...; a stage passes it to `torch.device`.
+    devices
+        All devices that the job may use, the first of them `device`: more than one are GPUs.
     seed
         Seed of the job. Use `generator` rather than the bare number.
     threads
@@ -62,6 +64,7 @@ class Run(Protocol):
 
     folder: Path
     device: str
+    devices: tuple[str, ...]
     seed: int
     threads: int
     memory_budget: int

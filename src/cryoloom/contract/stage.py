@@ -64,6 +64,8 @@ class StageDeclaration:
         Names of the results and what they are, for help and documentation.
     uses_gpu
         False for stages whose kernels run on the CPU only: they say so, and refuse `--require-gpu`.
+    several_gpus
+        True for stages that spread their work over all GPUs they are given; others use the first and say so.
     """
 
     name: str
@@ -73,6 +75,7 @@ class StageDeclaration:
     inputs: tuple[Input, ...] = ()
     writes: dict[str, str] = field(default_factory=dict)
     uses_gpu: bool = True
+    several_gpus: bool = False
 
     def load(self) -> Callable[..., Any]:
         """Import and return the stage function."""

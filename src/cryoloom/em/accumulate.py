@@ -158,17 +158,18 @@ class _TensorInsertion(_Insertion):
     """Into volumes on another device, or in double precision, that are brought back at the end."""
 
     @cached_property
-    def fresh(self) -> list[Tensor]:
-        """The volumes where the engine works, empty at first."""
+    def fresh(self) -> list[list[Tensor]]:
+        """The volumes on each device, empty at first."""
         place = self.source.place
-        return [empty_sums(v.radius, dtype=place.dtype, device=place.device) for v in self.volumes]
+        return [[empty_sums(v.radius, dtype=place.dtype, device=d) for v in self.volumes] for d in place.devices]
 
     def __call__(self, chunk: ImageChunk, of_target: list[np.ndarray]) -> None:
         """Insert the candidates of one chunk, those of each volume by their indices."""
         candidates, points = self.candidates, self.source.points
         n_points = points.count(self.volumes[0].radius)
-        images = tensor_kernels.Images(chunk, points, n_points, self.fresh[0])
-        for sums, mine in zip(self.fresh, of_target, strict=True):
+        fresh = self.fresh[self.source.lane(chunk.rows)]
+        images = tensor_kernels.Images(chunk, points, n_points, fresh[0])
+        for sums, mine in zip(fresh, of_target, strict=True):
             if len(mine):
                 tensor_kernels.insert_particles(
                     sums,
@@ -183,5 +184,6 @@ class _TensorInsertion(_Insertion):
 
     def finish(self) -> None:
         """Add what was inserted to the volumes in memory."""
-        for volume, sums in zip(self.volumes, self.fresh, strict=True):
-            volume.sums += sums.to("cpu", volume.sums.dtype)
+        for fresh in self.fresh:
+            for volume, sums in zip(self.volumes, fresh, strict=True):
+                volume.sums += sums.to("cpu", volume.sums.dtype)

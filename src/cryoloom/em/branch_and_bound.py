@@ -134,7 +134,8 @@ def search_by_bound(
         What was looked at.
     """
     finest = grids[-1]
-    searcher = RingSearcher(source, noise, n_rings, torch.from_numpy(finest.shifts_px).float(), finest.rotations, top)
+    shifts_px = torch.from_numpy(finest.shifts_px).float()
+    searcher = RingSearcher(source, noise, n_rings, shifts_px, finest.rotations, top, "cpu")
     plan = searcher.plan
     typical = plan.ring_weight * plan.n_samples * 0.5 * searcher.inverse_noise.mean(0)
     trees = []

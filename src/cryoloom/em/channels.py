@@ -127,30 +127,36 @@ def _with_tensors(
 ) -> np.ndarray:
     """The same in plain torch where the engine works, one channel at a time."""
     place = source.place
-    points = source.points.points(source.points.radius)[:n_points].to(place.device, place.dtype)
+    points = place.copies(source.points.points(source.points.radius)[:n_points].to(place.device, place.dtype))
     n_moments = shape[4] - q  # real and imaginary parts of the first ones share a pack
-    packs = [torch.zeros(*shape[1:4], 4, device=place.device, dtype=place.dtype) for _ in range(shape[0] * n_moments)]
-    for part in parts:
-        complex_type = torch.complex(points[:0, 0], points[:0, 1]).dtype
-        values, weights = part.values.to(place.device, complex_type), part.weights.to(place.device, place.dtype)
-        moments = torch.from_numpy(part.moments).to(place.device, place.dtype)
+    packs = [
+        [torch.zeros(*shape[1:4], 4, device=device, dtype=place.dtype) for _ in range(shape[0] * n_moments)]
+        for device in place.devices
+    ]
+    for number, part in enumerate(parts):
+        lane = number % len(packs)
+        device, here = place.devices[lane], points[lane]
+        complex_type = torch.complex(here[:0, 0], here[:0, 1]).dtype
+        values, weights = part.values.to(device, complex_type), part.weights.to(device, place.dtype)
+        moments = torch.from_numpy(part.moments).to(device, place.dtype)
         for t in np.unique(part.target):
             mine = np.flatnonzero(part.target == t)
-            which, rotation = torch.from_numpy(mine).to(place.device), torch.from_numpy(part.rotation[mine])
+            which, rotation = torch.from_numpy(mine).to(device), torch.from_numpy(part.rotation[mine])
             for c in range(n_moments):
                 factor = moments[which, c, None]
                 first = c < q
                 insert_points(
-                    packs[int(t) * n_moments + c],
+                    packs[lane][int(t) * n_moments + c],
                     rotation,
-                    points,
+                    here,
                     values[which] * factor * float(first),
                     weights[which] * factor * float(not first),
                 )
     sums = np.zeros(shape, np.float32)
     for t in range(shape[0]):
         for c in range(n_moments):
-            pack = packs[t * n_moments + c].to("cpu", torch.float32).numpy()
+            own = [per_device[t * n_moments + c].to("cpu", torch.float32) for per_device in packs]
+            pack = sum(own[1:], own[0]).numpy()
             if c < q:
                 sums[t, ..., 2 * c : 2 * c + 2] = pack[..., :2]
             else:

@@ -69,9 +69,10 @@ def fit_defocus(
     delta = np.linspace(-3.5 * spread, 3.5 * spread, 141)
     k = (np.arange(n_rings) + 0.5) / RINGS_PER_PIXEL / source.field
     kx, ky = torch.from_numpy(points.kx[:n_points]), torch.from_numpy(points.ky[:n_points])
+    copies = source.place.copies(references)
 
     def work(some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        chunk = source.chunk(some)
+        chunk, references = source.chunk(some), copies[source.lane(some)]
         base = source.ctf_at(some, kx, ky, offset=False)
         quarter = source.ctf_at(some, kx, ky, offset=False, extra_phase=0.5 * math.pi)
         sums = np.zeros((len(some), n_rings, 5))

@@ -157,7 +157,7 @@ def posterior_sums(
     shift_log_prior: Tensor | None = None,
     accumulate: bool = True,
     chunk: int | None = None,
-    device: str | torch.device | None = None,
+    devices: Sequence[str] | None = None,
 ) -> RingSums:
     """Posterior of images over references, angles and shifts, and its sums.
 
@@ -177,36 +177,35 @@ def posterior_sums(
         False leaves out the sums (`numerator` and `weight` are zero).
     chunk
         Images in one block; by default so that its scores stay in the cache, whatever the number of cores.
-    device
-        Where images meet references; by default where they lie.
+    devices
+        Where images meet references, blocks of images in turn; by default where they lie.
     """
     home = images.coefficients.device
-    device = torch.device(device) if device is not None else home
-    plan = plan.on(str(device))
-    references = RingReferences(references.coefficients.to(device), references.power.to(device))
+    places = [torch.device(d) for d in devices] if devices else [home]
     n_references, n_rings, n_q, _ = references.coefficients.shape
     scores_per_image = n_references * len(images.shifts_px) * plan.n_angles
-    room, most = (SCORES_IN_CACHE, 64) if device.type == "cpu" else (SCORES_ON_GPU, len(rows))
+    each = -(-len(rows) // len(places))
+    room, most = (SCORES_IN_CACHE, 64) if places[0].type == "cpu" else (SCORES_ON_GPU, each)
     chunk = chunk or max(1, min(most, room // scores_per_image))
-    ring_total = plan.ring_weight * plan.n_samples  # Fourier pixels per ring
-    bank = (references.coefficients * ring_total[:, None, None]).permute(2, 3, 1, 0).reshape(n_q, 2 * n_rings, -1)
-    prior = torch.zeros(n_groups, device=device) if log_prior is None else log_prior.to(device)
-    prior = prior.repeat_interleave(n_references // n_groups)
-    norm = 0.5 * ring_total[:, None] * references.power.T
-    shift_prior = None if shift_log_prior is None else shift_log_prior.to(device)
-    block = _Block(plan, images, bank.contiguous(), norm, prior, shift_prior, n_groups, accumulate)
-    blocks = [rows[i : i + chunk] for i in range(0, len(rows), chunk)]
-    numerator = torch.zeros(n_q, n_references, 2 * n_rings, device=device)
-    weight = torch.zeros(n_references, n_rings, device=device)
+    meet = [
+        _Block.on(device, plan, images, references, log_prior, shift_log_prior, n_groups, accumulate)
+        for device in places
+    ]
+    blocks = [(i % len(meet), rows[first : first + chunk]) for i, first in enumerate(range(0, len(rows), chunk))]
+    numerator = [torch.zeros(n_q, n_references, 2 * n_rings, device=device) for device in places]
+    weight = [torch.zeros(n_references, n_rings, device=device) for device in places]
     columns: list[Sequence[Tensor]] = []
-    for sums, *rest in executor.map(block, blocks):
+    found = executor.map(lambda block: meet[block[0]](block[1]), blocks)
+    for (lane, _), (sums, *rest) in zip(blocks, found, strict=True):
         if accumulate:
-            numerator += sums[0]
-            weight += sums[1]
-        columns.append(rest)
-    per_image = (torch.cat(parts).to(home) for parts in zip(*columns, strict=True))
-    parts = numerator.unflatten(2, (2, n_rings)).permute(2, 1, 3, 0)  # real and imaginary: (2, d, rings, n_q)
-    return RingSums(torch.complex(parts[0], parts[1]).to(home), weight.to(home), *per_image)
+            numerator[lane] += sums[0]
+            weight[lane] += sums[1]
+        columns.append([column.to(home) for column in rest])
+    per_image = (torch.cat(parts) for parts in zip(*columns, strict=True))
+    total = sum((part.to(home) for part in numerator[1:]), numerator[0].to(home))
+    parts = total.unflatten(2, (2, n_rings)).permute(2, 1, 3, 0)  # real and imaginary: (2, d, rings, n_q)
+    weights = sum((part.to(home) for part in weight[1:]), weight[0].to(home))
+    return RingSums(torch.complex(parts[0], parts[1]), weights, *per_image)
 
 
 class _Block:
@@ -227,6 +226,36 @@ class _Block:
         self.prior, self.shift_prior, self.n_groups, self.accumulate = prior, shift_prior, n_groups, accumulate
         self.to_angles = synthesis(plan, plan.n_angles, torch.float32)
         self.to_q = analysis(plan)
+
+    @classmethod
+    def on(
+        cls,
+        device: torch.device,
+        plan: RingPlan,
+        images: RingImages,
+        references: RingReferences,
+        log_prior: Tensor | None,
+        shift_log_prior: Tensor | None,
+        n_groups: int,
+        accumulate: bool,
+    ) -> "_Block":
+        """What the blocks of one device share."""
+        plan = plan.on(str(device))
+        coefficients, power = references.coefficients.to(device), references.power.to(device)
+        n_references, n_rings, n_q, _ = coefficients.shape
+        ring_total = plan.ring_weight * plan.n_samples  # Fourier pixels per ring
+        bank = (coefficients * ring_total[:, None, None]).permute(2, 3, 1, 0).reshape(n_q, 2 * n_rings, -1)
+        prior = torch.zeros(n_groups, device=device) if log_prior is None else log_prior.to(device)
+        return cls(
+            plan,
+            images,
+            bank.contiguous(),
+            0.5 * ring_total[:, None] * power.T,
+            prior.repeat_interleave(n_references // n_groups),
+            None if shift_log_prior is None else shift_log_prior.to(device),
+            n_groups,
+            accumulate,
+        )
 
     def __call__(self, some: Tensor) -> tuple[Any, ...]:
         device = self.bank.device

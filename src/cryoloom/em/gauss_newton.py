@@ -93,6 +93,7 @@ def refine_poses(
     priors = priors or PosePriors()
     tables = noise.point_weights(source.points, 2.0)
     radius = min(radius, reach(references))
+    copies = source.place.copies(references)
 
     def work(rows: np.ndarray) -> tuple[np.ndarray, Candidates]:
         first, last = np.searchsorted(candidates.row, [rows[0], rows[-1] + 1])
@@ -100,7 +101,17 @@ def refine_poses(
         chunk = source.chunk(rows)
         refined = candidates.select(where)
         out = _refine_chunk(
-            source, chunk, references, half, refined, tables, radius, n_steps, priors, largest_turn, largest_shift_px
+            source,
+            chunk,
+            copies[source.lane(rows)],
+            half,
+            refined,
+            tables,
+            radius,
+            n_steps,
+            priors,
+            largest_turn,
+            largest_shift_px,
         )
         return where, out
 

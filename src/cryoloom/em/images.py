@@ -137,6 +137,10 @@ class ImageSource:
         for start, stop in zip(starts, np.r_[starts[1:], len(rows)] if len(rows) else starts, strict=True):
             yield rows[int(start) : int(stop)]
 
+    def lane(self, rows: np.ndarray) -> int:
+        """Which of the devices of `place` works on rows of one chunk: the chunks of the set take turns."""
+        return int(rows[0]) // self.chunk_size % len(self.place.devices)
+
     def images(self, rows: np.ndarray) -> np.ndarray:
         """Normalised images, `(n, box, box)` float32."""
         images = np.array(self.reader.read(rows), dtype=np.float32, copy=True)

@@ -15,8 +15,15 @@ from torch import Tensor
 
 from cryoloom.contract import Executor
 from cryoloom.em.accumulate import FourierSums
-from cryoloom.em.full_posterior import RingReferences, posterior_sums, ring_images, ring_references, samples_of_sums
-from cryoloom.em.images import ImageSource
+from cryoloom.em.full_posterior import (
+    RingReferences,
+    RingSums,
+    posterior_sums,
+    ring_images,
+    ring_references,
+    samples_of_sums,
+)
+from cryoloom.em.images import ImageChunk, ImageSource
 from cryoloom.em.noise import NoiseModel
 from cryoloom.em.rings import RingPlan
 from cryoloom.em.search import RingSearcher
@@ -92,53 +99,69 @@ def marginal_sums(
     shifts_px, shift_sd_px
         Trial shifts, `(t, 2)` yx pixels, and the standard deviation of their normal prior along one axis.
     """
-    device = source.place.device
-    shifts = torch.from_numpy(shifts_px).to(device, torch.float32)
-    searcher = RingSearcher(source, noise, n_rings, shifts, rotations, 1)
-    plan = searcher.plan
+    devices, on_cpu = source.place.devices, source.place.device == "cpu"
+    shifts = torch.from_numpy(shifts_px).to(devices[0], torch.float32)
+    trial = source.place.copies(shifts)
+    searchers = [
+        RingSearcher(source, noise, n_rings, own, rotations, 1, device)
+        for own, device in zip(trial, devices, strict=True)
+    ]
+    plan = searchers[0].plan
     prior = torch.log_softmax(-0.5 * (shifts**2).sum(1) / shift_sd_px**2, 0) + np.log(len(shifts))
     x, y = plan.points.to("cpu", torch.float32).unbind(1)
     n = len(rows)
     effective, evidence, squares = np.zeros(n), 0.0, 0.0
     rotation, shift = np.zeros((n, 3, 3)), np.zeros((n, 2))
     sums, cross, norm = [], 0.0, 0.0
-    view: _Views | None = None
+    views: list[_Views] = []
+
+    def find(chunk: ImageChunk) -> tuple[ImageChunk, RingSums]:
+        lane = source.lane(chunk.rows)
+        searcher, device, view = searchers[lane], devices[lane], views[lane]
+        samples = searcher.samples(chunk)
+        ctf = torch.from_numpy(source.ctf_at(chunk.rows, x, y)).reshape(samples.shape).to(device)
+        inverse_noise = searcher.inverse_noise[torch.from_numpy(chunk.group).to(device)]
+        weighted = samples * (ctf * inverse_noise[..., None])
+        inverse_variance = (ctf**2).mean(-1) * inverse_noise
+        centre = torch.zeros(len(chunk), 2, device=device)
+        return chunk, posterior_sums(
+            searcher.plan,
+            ring_images(searcher.plan, weighted, inverse_variance, centre, trial[lane]),
+            view.bank,
+            torch.arange(len(chunk), device=device),
+            executor,
+            shift_log_prior=prior,
+            chunk=IMAGES_PER_BLOCK if on_cpu else None,
+        )
+
     for h, reference in enumerate(references):
         mine = rows[meets[rows] == h + 1]
         if not len(mine):
             raise ValueError("rows: expected particles for each reference")
-        if view is None or reference is not references[h - 1]:
-            view = None  # the slices of one reference at a time: they are what takes memory
-            view = _Views.of(plan, reference, rotations)
-        numerator, weight = torch.zeros(0, device=device), torch.zeros(0, device=device)
-        for chunk in executor.map(source.chunk, source.chunk_rows(mine)):
-            samples = searcher.samples(chunk)
-            ctf = torch.from_numpy(source.ctf_at(chunk.rows, x, y)).reshape(samples.shape).to(device)
-            inverse_noise = searcher.inverse_noise[torch.from_numpy(chunk.group).to(device)]
-            weighted = samples * (ctf * inverse_noise[..., None])
-            inverse_variance = (ctf**2).mean(-1) * inverse_noise
-            found = posterior_sums(
-                plan,
-                ring_images(plan, weighted, inverse_variance, torch.zeros(len(chunk), 2, device=device), shifts),
-                view.bank,
-                torch.arange(len(chunk), device=device),
-                executor,
-                shift_log_prior=prior,
-                chunk=IMAGES_PER_BLOCK if device == "cpu" else None,
-            )
+        if not views or reference is not references[h - 1]:
+            views.clear()  # the slices of one reference at a time: they are what takes memory
+            for searcher, own in zip(searchers, source.place.copies(reference), strict=True):
+                views.append(_Views.of(searcher.plan, own, rotations))
+        numerators: list[Tensor | None] = [None] * len(devices)
+        weights: list[Tensor | None] = [None] * len(devices)
+        chunks = executor.map(source.chunk, source.chunk_rows(mine))
+        # on the CPU the blocks of one chunk run side by side, on GPUs the chunks
+        for chunk, found in map(find, chunks) if on_cpu else executor.map(find, chunks):
             at = np.searchsorted(rows, chunk.rows)
             effective[at] = found.n_effective.cpu().numpy()
             evidence += float(found.log_evidence.sum())
             shift[at] = found.shift_px.cpu().numpy()
-            squares += float((found.shift_weight @ (shifts**2).sum(1)).sum())
+            squares += float((found.shift_weight.to(devices[0]) @ (shifts**2).sum(1)).sum())
             best = found.best.cpu()
             psi = plan.angles.cpu()[best[:, 1]].to(torch.float64)
             rotation[at] = (rotations[best[:, 0]].to(torch.float64) @ rotation_about_z(psi)).numpy()
-            numerator = found.numerator if not len(numerator) else numerator + found.numerator
-            weight = found.weight if not len(weight) else weight + found.weight
+            lane = source.lane(chunk.rows)
+            numerators[lane] = _plus(numerators[lane], found.numerator)
+            weights[lane] = _plus(weights[lane], found.weight)
+        numerator, weight = _total(numerators, devices[0]), _total(weights, devices[0])
         values = samples_of_sums(plan, numerator).reshape(len(rotations), plan.n_rings, -1)
-        cross += _cross(plan, values, view.samples)
-        norm += _norm(plan, weight, view.bank)
+        cross += _cross(plan, values, views[0].samples)
+        norm += _norm(plan, weight, views[0].bank)
         sums.append(_inserted(plan, rotations, values.cpu(), weight.cpu(), n_rings + 1))
     n_poses = len(rotations) * plan.n_angles * len(shifts)
     told = 1.0 - np.log(np.maximum(effective, 1.0)) / np.log(n_poses)
@@ -164,6 +187,16 @@ class _Views:
     def of(cls, plan: RingPlan, reference: PaddedSpectrum, rotations: Tensor) -> "_Views":
         samples = extract_points(reference, rotations, plan.points).to(torch.complex64)
         return cls(samples, ring_references(plan, samples))
+
+
+def _plus(total: Tensor | None, part: Tensor) -> Tensor:
+    return part if total is None else total + part
+
+
+def _total(parts: list[Tensor | None], device: str) -> Tensor:
+    """Sum of what the devices have, in their order."""
+    first, *rest = [part.to(device) for part in parts if part is not None]
+    return sum(rest, first)
 
 
 def _cross(plan: RingPlan, values: Tensor, samples: Tensor) -> float:

@@ -69,9 +69,10 @@ def estimate_noise(
     rows = _sample(rows, source.noise_group, largest_number)
     points = source.points
     n_points, n_shells = points.count(radius), points.radius + 1
+    copies = source.place.copies(references)
 
     def work(some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        chunk = source.chunk(some)
+        chunk, references = source.chunk(some), copies[source.lane(some)]
         out = np.zeros((len(some), n_shells))
         side = poses.half[some] - 1 if len(references) > 1 else np.zeros(len(some), np.int64)
         for h in range(len(references)):

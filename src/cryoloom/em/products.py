@@ -75,13 +75,14 @@ def slice_products(
     n_points = source.points.count(radius)
     points = source.points.points(radius)
     root = np.sqrt(noise.point_weights(source.points, 2.0))
+    copies = source.place.copies(spectra)
 
     def work(some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         at = np.searchsorted(rows, some)
         images, ctf = weighted_images(source, source.chunk(some), shift_px[at], root, n_points)
         q = len(spectra[0])
         cross, gram = np.empty((len(some), q)), np.empty((len(some), q, q))
-        for f, volumes in enumerate(spectra):
+        for f, volumes in enumerate(copies[source.lane(some)]):
             mine = np.flatnonzero(fold[at] == f)
             if not len(mine):
                 continue

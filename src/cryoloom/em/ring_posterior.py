@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cryoloom.em.place import on_device
 from cryoloom.em.ring_kernels import centre_samples_kernel, insert_pairs_kernel, pair_curves_kernel
 from cryoloom.em.rings import (
     RingPlan,
@@ -75,6 +76,11 @@ class PosteriorPlan:
     def device(self) -> torch.device:
         """Where images meet references."""
         return self.place.device
+
+    def on(self, device: str) -> "PosteriorPlan":
+        """The same for another device."""
+        names = ("place", "ring_weight", "to_angles", "coarse", "to_q")
+        return replace(self, **{name: on_device(getattr(self, name), device) for name in names})
 
 
 def posterior_plan(
@@ -139,6 +145,10 @@ class PosteriorBank:
     def dense(self) -> bool:
         """Whether all pairs are summed."""
         return len(self.exact) <= DENSE or self.exact.device.type != "cpu"
+
+    def on(self, device: str) -> "PosteriorBank":
+        """The same on another device."""
+        return PosteriorBank(*(on_device(getattr(self, f.name), device) for f in fields(self)))
 
 
 def posterior_bank(plan: PosteriorPlan, samples: Tensor, shifts_px: Tensor) -> PosteriorBank:

@@ -6,7 +6,6 @@ Slices of the references along a grid of directions meet the images on rings; ca
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import numpy as np
 import torch
@@ -100,7 +99,11 @@ def search_poses(
     candidates
         `top` per row, best first; `log_likelihood` is that with the scale solved out, `scale` the solved scale.
     """
-    searcher = RingSearcher(source, noise, n_rings, torch.from_numpy(shifts_px).to(torch.float32), rotations, top)
+    place = source.place
+    searchers = [
+        RingSearcher(source, noise, n_rings, torch.from_numpy(shifts_px).to(torch.float32), rotations, top, device)
+        for device in place.devices
+    ]
     rows = np.sort(np.asarray(rows, np.int64))
     centre = np.zeros((len(source), 2)) if centre_px is None else centre_px
     side = half[rows] - 1 if len(references) > 1 else np.zeros(len(rows), np.int64)
@@ -111,8 +114,14 @@ def search_poses(
         if not len(mine):
             continue
         # the slices of one reference at a time: they are what takes memory
-        bank = searcher.bank([per_class] if isinstance(per_class, PaddedSpectrum) else list(per_class), dtype)
-        parts += executor.map(partial(searcher.best_of_rows, centre_px=centre, bank=bank), source.chunk_rows(mine))
+        copies = place.copies([per_class] if isinstance(per_class, PaddedSpectrum) else list(per_class))
+        banks = [searcher.bank(own, dtype) for searcher, own in zip(searchers, copies, strict=True)]
+
+        def find(rows: np.ndarray, banks: list[ReferenceBank] = banks) -> tuple[np.ndarray, ...]:
+            lane = source.lane(rows)
+            return searchers[lane].best_of_rows(rows, centre, banks[lane])
+
+        parts += executor.map(find, source.chunk_rows(mine))
     columns = [np.concatenate(c) for c in zip(*parts, strict=True)]
     order = np.argsort(columns[0], kind="stable")
     row, rotation, shift, scale, reference, gain = (c[order] for c in columns)
@@ -137,15 +146,21 @@ def in_blocks(
 
 
 class RingSearcher:
-    """What the chunks of one search share: rings, sampler, mask, noise and directions; also of `branch_and_bound`."""
+    """What the chunks of one search share on a device: rings, sampler, mask, noise and directions."""
 
     def __init__(
-        self, source: ImageSource, noise: NoiseModel, n_rings: int, shifts_px: Tensor, rotations: Tensor, top: int
+        self,
+        source: ImageSource,
+        noise: NoiseModel,
+        n_rings: int,
+        shifts_px: Tensor,
+        rotations: Tensor,
+        top: int,
+        device: str,
     ) -> None:
         self.source, self.shifts_px, self.rotations, self.top = source, shifts_px, rotations, top
         diameter_px = source.mask_diameter / source.pixel_size
-        place = source.place
-        self.plan = plan_rings(source.box, n_rings, diameter_px, content_px=diameter_px, device=place.device)
+        self.plan = plan_rings(source.box, n_rings, diameter_px, content_px=diameter_px, device=device)
         b = self.small_box = min(good_size(2 * (n_rings + 3)), source.box - source.box % 2)
         n = self.n_points = source.points.count(min(b // 2 - 1, source.points.radius))
         ky, kx = source.points.ky[:n].astype(np.int64), source.points.kx[:n].astype(np.int64)
@@ -156,11 +171,9 @@ class RingSearcher:
         self.mate_place = torch.from_numpy((-ky[axis]) % b * (b // 2 + 1))
         edge = max(2.0, 0.06 * b)
         radius = min(0.5 * diameter_px * b / source.box, 0.5 * b - edge - 1)
-        self.mask = spherical_mask(b, radius, edge, ndim=2).to(place.device)
+        self.mask = spherical_mask(b, radius, edge, ndim=2).to(device)
         self.sampler = PointSampler(b, self.plan.points)
-        self.inverse_noise = torch.from_numpy((1.0 / noise.power[:, 1 : n_rings + 1]).astype(np.float32)).to(
-            place.device
-        )
+        self.inverse_noise = torch.from_numpy((1.0 / noise.power[:, 1 : n_rings + 1]).astype(np.float32)).to(device)
 
     def bank(self, references: Sequence[PaddedSpectrum], dtype: torch.dtype) -> ReferenceBank:
         """Slices of all classes along all directions, one class after the other."""

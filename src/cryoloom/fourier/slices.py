@@ -14,7 +14,7 @@ may be split in slabs of z without changing a bit of the sums.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.fft
@@ -49,6 +49,10 @@ class PaddedSpectrum:
     def centre(self) -> int:
         """Index of frequency zero along z and y."""
         return self.values.shape[-3] // 2
+
+    def on(self, device: str) -> "PaddedSpectrum":
+        """The same on another device."""
+        return replace(self, values=self.values.to(device))
 
 
 def reach(references: Sequence[PaddedSpectrum] | Sequence[Sequence[PaddedSpectrum]]) -> int:

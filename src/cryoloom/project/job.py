@@ -58,7 +58,7 @@ class JobRun:
     ) -> None:
         self.folder = folder
         self._root = root
-        self.device = device.device
+        self.device, self.devices = device.device, device.devices
         self.memory_budget = device.memory_budget
         self.seed = seed
         self.threads = threads

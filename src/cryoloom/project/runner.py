@@ -187,6 +187,7 @@ def run_stage(
     if not declaration.uses_gpu and (require_gpu or device.startswith("cuda")):
         raise InputError(f"{name} runs on the CPU only in this version; leave --require-gpu and --device cuda away.")
     choice = choose_device(device if declaration.uses_gpu else "cpu", require_gpu=require_gpu)
+    choice = choice if declaration.several_gpus else choice.only_first()
     threads = threads or available_threads()
     root = project.root if project else None
     run = JobRun(folder, choice, seed=seed, threads=threads, sink=sink, root=root)
@@ -293,7 +294,7 @@ def _summary(run: JobRun, name: str, seconds: float, cpu_seconds: float) -> dict
     base["seconds"] = round(seconds, 2)
     base["cpu_seconds"] = round(cpu_seconds, 2)
     base["peak_memory_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    base["device"] = run.device
+    base["device"] = ", ".join(run.devices)
     return base
 
 

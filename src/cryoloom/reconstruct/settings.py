@@ -29,4 +29,5 @@ RECONSTRUCT = StageDeclaration(
         "half1": "map of the first half, unfiltered",
         "half2": "map of the second half, unfiltered",
     },
+    several_gpus=True,
 )

@@ -34,7 +34,7 @@ def reconstruct_map(particles: ParticleSet, settings: ReconstructSettings, run: 
         diameter,
         noise_group=noise_groups(particles, settings.noise),
         cache_bytes=cache_bytes(run.memory_budget),
-        place=Place(run.device),
+        place=Place(run.devices),
     )
     radius = source.points.radius
     if settings.resolution is not None:

@@ -103,4 +103,5 @@ REFINE = StageDeclaration(
         "fsc": "FSC curves of the halves",
         "particles": "particles with poses, shifts, scale, likelihood, error bars and reliability",
     },
+    several_gpus=True,
 )

@@ -60,7 +60,7 @@ def open_images(
         min(diameter, 0.98 * field),
         noise_group=noise_groups(particles, settings.noise),
         cache_bytes=cache_bytes(run.memory_budget),
-        place=Place(run.device, torch.float64 if settings.precision == "double" else torch.float32),
+        place=Place(run.devices, torch.float64 if settings.precision == "double" else torch.float32),
     )
     return source, placed
 
