@@ -157,8 +157,11 @@ def spectrum_anisotropy(spectra: TileSpectra, k_low: float = 1 / 40, k_high: flo
     power = spectra.mean.reshape(shape)[rows]
     shell = (power * count).sum(1, keepdims=True) / np.maximum(count.sum(1, keepdims=True), 1)
     ratio = np.where(count > 0, power / np.maximum(shell, 1e-30), 1.0)
-    sector = (ratio * count).sum(0) / count.sum(0)
-    theta = -0.5 * math.pi + (np.arange(bins.n_sectors) + 0.5) * math.pi / bins.n_sectors
+    seen = count.sum(0) > 0
+    if seen.sum() < 3:
+        return 0.0, 0.0
+    sector = (ratio * count).sum(0)[seen] / count.sum(0)[seen]
+    theta = (-0.5 * math.pi + (np.arange(bins.n_sectors) + 0.5) * math.pi / bins.n_sectors)[seen]
     moment = 2 * np.mean(np.log(np.maximum(sector, 1e-12)) * np.exp(2j * theta))
     return float(abs(moment)), float(0.5 * np.angle(moment))
 
