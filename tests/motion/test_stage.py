@@ -7,6 +7,8 @@ import pytest
 from motion_bed import simulate
 
 from cryoloom.contract import CryoloomError
+from cryoloom.io.eer_writer import write_eer
+from cryoloom.io.gain import read_gain
 from cryoloom.io.mrc import read_mrc, write_mrc
 from cryoloom.io.records import read_micrographs
 from cryoloom.io.star import read_star
@@ -150,4 +152,30 @@ def test_a_reference_of_twice_the_size_is_turned_and_used(movies, tmp_path):
     inputs = {"movies": str(folder / "m0.tif"), "gain": tmp_path / "fine.mrc"}
     job = run_stage("motion", inputs, {"pixel_size": 1.0, "local_motion": False}, out=tmp_path / "out")
     assert job.summary["gain"]["certain"] and job.summary["gain"]["rotation"] in (1, 3)
+    # other programs multiply by what the motion file names, and turn nothing
+    general = read_star(read_micrographs(job["micrographs"]).motion_path[0])["general"]
+    named = read_mrc(general["rlnMicrographGainName"])[0][0]
+    np.testing.assert_allclose(named, read_mrc(folder / "gain.mrc")[0][0][::-1], rtol=1e-6)
     assert read_mrc(read_micrographs(job["micrographs"]).path[0])[0].mean() == pytest.approx(12, rel=0.05)
+
+
+def test_the_motion_file_of_an_eer_movie_says_how_it_was_rendered(tmp_path):
+    rng = np.random.default_rng(1)
+    raw = [rng.integers(0, 4 * 128, (900, 2)) for _ in range(24)]
+    write_eer(tmp_path / "a.eer", raw, (128, 128), pixel_size=1.2)
+    write_mrc(tmp_path / "gain.mrc", rng.uniform(0.8, 1.2, (128, 128)).astype(np.float32), 1.0)
+    (tmp_path / "defects.txt").write_text("3 4 2 2\n")
+    inputs = {"movies": tmp_path / "a.eer", "gain": tmp_path / "gain.mrc", "defects": tmp_path / "defects.txt"}
+    settings = {"pixel_size": 0.6, "eer_grouping": 4, "eer_upsampling": 2, "local_motion": False}
+    for name, more in (("plain", {}), ("turned", {"gain_rotation": 1})):
+        job = run_stage("motion", inputs, settings | more, out=tmp_path / name)
+        general = read_star(read_micrographs(job["micrographs"]).motion_path[0])["general"]
+        assert (int(general["rlnEERGrouping"]), int(general["rlnEERUpsampling"])) == (4, 2)
+        assert general["rlnMicrographDefectFile"].endswith("defects.txt")
+        reference = general["rlnMicrographGainName"]
+        if name == "plain":
+            assert reference.endswith(f"{tmp_path.name}/gain.mrc")
+            continue
+        given = read_gain(tmp_path / "gain.mrc", (256, 256), rotation=1, eer=True)
+        found = read_gain(reference, (256, 256), eer=True)
+        np.testing.assert_allclose(found / found.mean(), given / given.mean(), rtol=1e-5)

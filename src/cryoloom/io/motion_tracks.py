@@ -34,6 +34,10 @@ class MovieFacts:
         e-/Å2; 0 where it is not known.
     first_frame
         First frame that was used, from 1.
+    defect_path
+        List or image of known defects, or None.
+    eer
+        Raw frames in one frame, and upsampling, of an EER movie; None for other formats.
     """
 
     path: str
@@ -44,6 +48,8 @@ class MovieFacts:
     dose_per_frame: float = 0.0
     pre_exposure: float = 0.0
     first_frame: int = 1
+    defect_path: str | None = None
+    eer: tuple[int, int] | None = None
 
 
 def write_motion_tracks(
@@ -89,6 +95,8 @@ def write_motion_tracks(
     general["rlnMicrographMovieName"] = movie.path
     if movie.gain_path is not None:
         general["rlnMicrographGainName"] = movie.gain_path
+    if movie.defect_path is not None:
+        general["rlnMicrographDefectFile"] = movie.defect_path
     general |= {
         "rlnMicrographBinning": movie.binning,
         "rlnMicrographOriginalPixelSize": movie.pixel_size,
@@ -96,8 +104,10 @@ def write_motion_tracks(
         "rlnMicrographPreExposure": movie.pre_exposure,
         "rlnVoltage": movie.voltage_kv,
         "rlnMicrographStartFrame": movie.first_frame,
-        "rlnMotionModelVersion": 0 if polynomial is None else 1,
     }
+    if movie.eer is not None:
+        general |= {"rlnEERUpsampling": movie.eer[1], "rlnEERGrouping": movie.eer[0]}
+    general["rlnMotionModelVersion"] = 0 if polynomial is None else 1
     blocks: dict[str, Any] = {"general": general}
     blocks["global_shift"] = {"rlnMicrographFrameNumber": number} | _shift_columns(trajectory_px)
     if polynomial is not None:

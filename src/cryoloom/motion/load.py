@@ -7,8 +7,11 @@ import numpy as np
 
 from cryoloom.contract import InputError
 from cryoloom.data import MovieSet
+from cryoloom.io.eer import EerMovie
 from cryoloom.io.gain import read_defects, read_gain, resample_gain
+from cryoloom.io.images import image_shape
 from cryoloom.io.movies import Movie, open_movie, open_movie_of
+from cryoloom.io.mrc import write_mrc
 from cryoloom.motion.defects import find_defects, sum_raw
 from cryoloom.motion.frames import Frames, make_frames
 from cryoloom.motion.gain_orientation import GainChoice, find_gain_orientation
@@ -138,6 +141,28 @@ def choose_gain(movies: MovieSet, path: Path, settings: MotionSettings) -> tuple
     return GainRecipe(path, choice.rotation, choice.flip, divide), choice
 
 
+def gain_file_for_others(recipe: GainRecipe, shape: tuple[int, int], folder: Path, *, eer: bool) -> Path:
+    """The reference as other programs have to read it for frames of `shape`: the file itself, or one written for them.
+
+    They multiply by what lies in the file, of the size of the frames and unturned; for EER movies they divide by an MRC
+    file, multiply by a `.gain` file, and resample.
+    """
+    divides = eer and recipe.path.suffix.lower() != ".gain"
+    as_they_do = recipe.divide is None or recipe.divide == divides
+    if as_they_do and not recipe.rotation and not recipe.flip and (eer or image_shape(recipe.path) == shape):
+        return recipe.path
+    path = folder / f"gain_{shape[1]}x{shape[0]}.mrc"
+    if not path.exists():
+        factor = read_gain(
+            recipe.path, shape, rotation=recipe.rotation, flip=recipe.flip, divide=recipe.divide, eer=eer
+        )
+        if eer:
+            factor = np.divide(1, factor, out=np.zeros_like(factor), where=factor > 0)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_mrc(path, factor, 1.0, kind="image")
+    return path
+
+
 def _at_sampling_of(total: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """A reference of half or twice the size of the frames, in any orientation, at their sampling; others as it is."""
     h, w = total.shape
@@ -150,11 +175,12 @@ def _at_sampling_of(total: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 def load_frames(
     movies: MovieSet, row: int, settings: MotionSettings, gain: GainRecipe | None, defects: Path | None
-) -> tuple[Frames, list[str]]:
-    """One movie in memory, its bad pixels listed for repair, and what is odd about it."""
+) -> tuple[Frames, list[str], tuple[int, int] | None]:
+    """One movie in memory, its bad pixels listed for repair; what is odd about it; grouping and upsampling of EER."""
     with open_row(movies, row, settings) as movie:
         raw = read_raw(movie, settings)
         path = movie.path
+        eer = (movie.grouping, movie.upsampling) if isinstance(movie, EerMovie) else None
     remarks = check_counts(raw, path)
     shape = (int(raw.shape[1]), int(raw.shape[2]))
     factor = None
@@ -168,4 +194,4 @@ def load_frames(
         known |= read_defects(defects, shape)
     frames = make_frames(raw, factor)
     bad = known | find_defects(frames) if settings.find_defects else known
-    return frames.with_bad_pixels(bad, np.random.default_rng(0)), remarks
+    return frames.with_bad_pixels(bad, np.random.default_rng(0)), remarks, eer

@@ -16,7 +16,7 @@ from cryoloom.io.mrc import write_mrc
 from cryoloom.motion.correct import CorrectedSums, accumulated_motion, local_motion_rms, sum_movie
 from cryoloom.motion.estimate import MotionEstimate, estimate_motion
 from cryoloom.motion.frames import Frames
-from cryoloom.motion.load import GainRecipe, choose_gain, doubtful_pixel_size, load_frames
+from cryoloom.motion.load import GainRecipe, choose_gain, doubtful_pixel_size, gain_file_for_others, load_frames
 from cryoloom.motion.motion_file import write_motion_file
 from cryoloom.motion.settings import MOTION, MotionSettings
 
@@ -108,7 +108,7 @@ def _correct_movie(
     pre_exposure = _value(movies.pre_exposure, row, settings.pre_exposure) or 0.0
     if dose is not None:
         pre_exposure += (settings.first_frame - 1) * dose
-    frames, remarks = load_frames(movies, row, settings, recipe, defects)
+    frames, remarks, eer = load_frames(movies, row, settings, recipe, defects)
     for remark in remarks:
         run.warn(remark, item=str(movies.path[row]))
     estimate, more = estimator(frames, optics.pixel_size, dose, settings, run)
@@ -130,15 +130,18 @@ def _correct_movie(
     out_pixel = optics.pixel_size * h / target[0]
     _write_images(folder, name, sums, out_pixel)
     trajectory = estimate.field.trajectory_px * optics.pixel_size
+    gain = None if recipe is None else gain_file_for_others(recipe, (h, w), folder, eer=eer is not None)
     facts = MovieFacts(
         run.relative(movies.path[row]),
         optics.pixel_size,
         optics.voltage_kv,
-        gain_path=None if recipe is None else run.relative(recipe.path),
+        gain_path=None if gain is None else run.relative(gain),
         binning=h / target[0],
         dose_per_frame=dose or 0.0,
         pre_exposure=pre_exposure,
         first_frame=settings.first_frame,
+        defect_path=None if defects is None else run.relative(defects),
+        eer=eer,
     )
     write_motion_file(
         folder / f"{name}.star",
