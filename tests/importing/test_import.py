@@ -238,3 +238,11 @@ def read_micrographs_of(tmp_path):
         optics=(Optics(pixel_size=2.0),),
         optics_index=np.zeros(1, int),
     )
+
+
+def test_movies_with_fewer_frames_than_the_others_are_named(tmp_path):
+    files = write_movies_to(tmp_path)
+    write_tiff(files[2], np.random.default_rng(3).poisson(2, (3, 16, 24)).astype(np.uint8))
+    done = run_import(tmp_path, files, pixel_size=1.0, dose_per_frame=1.0)
+    assert done.summary["frames"] == [3, 5] and done.summary["n_out"] == 4
+    assert any("movie 2.tif has 3: frames may be missing" in text for text in done.summary["warnings"])

@@ -121,9 +121,9 @@ def _import_movies(
     if movies.gain_path is not None and kept:
         _check_gain(Path(movies.gain_path), kept[0], paths[int(good[0])], run)
     _report(run, "movies", len(paths), len(movies), movies.optics, origin)
-    frames = sorted({fact["n_frames"] for fact in kept})
     run.summarise(
-        frames=frames, dose_per_frame=None if movies.dose_per_frame is None else float(movies.dose_per_frame[0])
+        frames=_report_frames(kept, [paths[i] for i in good], run),
+        dose_per_frame=None if movies.dose_per_frame is None else float(movies.dose_per_frame[0]),
     )
     if len(movies):
         run.show(movie_pictures(str(movies.path[0]), grouping, settings.eer_upsampling, movies.optics[0].pixel_size))
@@ -249,6 +249,18 @@ def _report_shapes(facts: list[dict[str, Any]], paths: list[str], run: Run) -> N
         run.warn(f"{len(others)} of {len(paths)} files have another size than {usual[1]} x {usual[0]}: {others[0]} ...")
     usual_shape = max(shapes, key=lambda shape: len(shapes[shape]), default=None)
     run.summarise(image_shape=None if usual_shape is None else list(usual_shape))
+
+
+def _report_frames(facts: list[dict[str, Any]], paths: list[str], run: Run) -> list[int]:
+    """The numbers of frames that occur; movies that differ from most are named, those with fewer may lack some."""
+    count = [int(fact["n_frames"]) for fact in facts]
+    usual = max(dict.fromkeys(count), key=count.count, default=0)
+    others = [(n, path) for n, path in zip(count, paths, strict=True) if n != usual]
+    if others:
+        fewest = min(others)
+        what = f"; {fewest[1]} has {fewest[0]}: frames may be missing" if fewest[0] < usual else f": {others[0][1]} ..."
+        run.warn(f"{len(others)} of {len(count)} movies have another number of frames than {usual}{what}")
+    return sorted(set(count))
 
 
 def _compare_header(optics: Optics, header_size: float | None, origin: dict[str, str], run: Run) -> None:
