@@ -77,7 +77,7 @@ def test_relion_polishing_starts_from_our_trajectories(tmp_path):
     sim = tmp_path / "sim"
     settings = {
         "movies": 1, "width": 768, "height": 768, "frames": 12, "pixel_size": PIXEL, "mass": 400.0,
-        "dose_per_frame": 3.0, "damage": False, "contamination": 0.0, "carbon": 0.0, "drift": 20.0, "mtf": False,
+        "dose_per_frame": 3.0, "damage": False, "contamination": 0.0, "carbon": 0.0, "drift": 60.0, "mtf": False,
     }  # fmt: skip
     made = run_stage("simulate movies", {}, settings, out=sim, seed=3)
     done = run_stage("motion", {"movies": made["movies"]}, {}, out=tmp_path / "motion")
@@ -85,7 +85,7 @@ def test_relion_polishing_starts_from_our_trajectories(tmp_path):
     write_references(tmp_path, sim)
     subprocess.run(
         [program, "--i", "particles.star", "--f", "post.star", "--corr_mic", str(done["micrographs"]), "--o", "polish/",
-         "--min_p", "1", "--s_vel", "0.5", "--s_div", "5000", "--s_acc", "2", "--j", "1"],
+         "--min_p", "1", "--s_vel", "1", "--s_div", "5000", "--s_acc", "2", "--j", "1"],
         check=True, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=300,
     )  # fmt: skip
     tracks = read_star(next((tmp_path / "polish").rglob("movie_0001_tracks.star")))
