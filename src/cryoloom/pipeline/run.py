@@ -12,6 +12,7 @@ from typing import Any
 from cryoloom.contract import InputError, TooManyFailures, WorkFailed
 from cryoloom.pipeline.api import plan_stage
 from cryoloom.pipeline.picking_rounds import find_particles
+from cryoloom.pipeline.second_look import refine_again
 from cryoloom.pipeline.settings import RUN, RunSettings
 from cryoloom.pipeline.verdict import join_verdicts
 from cryoloom.pipeline.watch import Watch, follow
@@ -217,13 +218,19 @@ def _particles_to_map(way: Way, particles: Path, micrographs: Path | None, diame
         particles = job["particles"]
     else:
         particles = start["particles"]
-    refined = way.step(
-        "refine",
-        {"particles": particles, "reference": start["class001"]},
-        symmetry=symmetry,
-        mask_diameter=mask_diameter,
-        initial_lowpass=start.summary.get("resolution"),
-    )
+
+    def refine(images: Path) -> JobResult:
+        return way.step(
+            "refine",
+            {"particles": images, "reference": start["class001"]},
+            symmetry=symmetry,
+            mask_diameter=mask_diameter,
+            initial_lowpass=start.summary.get("resolution"),
+        )
+
+    refined = refine(particles)
+    if micrographs is not None and diameter is not None:
+        refined = refine_again(way, micrographs, refined, diameter, refine)
     halves = {"half1": refined["half1"], "half2": refined["half2"]}
     final = way.step("postprocess", halves, symmetry=symmetry)
     way.step("resolution", {**halves, "mask": final["mask"], "particles": refined["particles"]}, symmetry=symmetry)
