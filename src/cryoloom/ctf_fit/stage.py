@@ -55,8 +55,11 @@ def estimate_ctf(micrographs: MicrographSet, settings: CtfSettings, run: Run) ->
         result["faded"] = rings_end_before(estimate.curves, beam, estimate.defocus, K_NEEDED)
         if i in asked and estimate.gain >= MIN_GAIN:
             result["scale_costs"] = np.round(scale_costs(estimate, beam), 3).tolist()
+        supposed = None
         if settings.fit_tilt:
-            plane = fit_tilt(estimate.fit, estimate.spectra, (int(image.shape[0]), int(image.shape[1])))
+            shape = (int(image.shape[0]), int(image.shape[1]))
+            plane = fit_tilt(estimate.fit, estimate.spectra, shape)
+            supposed = plane.at(estimate.spectra.centre_px, shape, optics.pixel_size)
             result |= {
                 "tilt": plane.tilt,
                 "tilt_axis": plane.axis,
@@ -64,7 +67,7 @@ def estimate_ctf(micrographs: MicrographSet, settings: CtfSettings, run: Run) ->
                 "gradient_x": float(plane.gradient[1]),
             }
         if settings.defocus_map:
-            places = map_defocus(estimate.fit, estimate.spectra)
+            places = map_defocus(estimate.fit, estimate.spectra, supposed)
             path = run.folder / "defocus_maps" / f"{names[i]}.star"
             write_defocus_map(path, places.place_px, places.defocus, places.error)
         picture = run.folder / "ctf_images" / f"{names[i]}_ctf.mrc"

@@ -45,6 +45,11 @@ class TiltFit:
     axis: float
     improvement: float
 
+    def at(self, place_px: np.ndarray, shape: tuple[int, int], pixel_size: float) -> np.ndarray:
+        """Defocus at places `(n, 2)` yx of a micrograph of `shape`, Å, `(n,)`."""
+        centre = 0.5 * (np.asarray(shape) - 1)
+        return self.defocus + (place_px - centre) * pixel_size @ self.gradient
+
 
 def fit_tilt(fit: RingFit, spectra: TileSpectra, shape: tuple[int, int], *, steepest_deg: float = 65.0) -> TiltFit:
     """Fit a plane of defocus to the tiles.
@@ -81,7 +86,7 @@ def fit_tilt(fit: RingFit, spectra: TileSpectra, shape: tuple[int, int], *, stee
         for _ in range(2):
             simplex = plane + np.asarray([[0, 0, 0], [80, 0, 0], [0, 80 / reach, 0], [0, 0, 80 / reach]])
             plane = minimize(score, plane, method="Nelder-Mead", options={"initial_simplex": simplex, "xatol": 1e-4}).x
-        envelope = _aligned_depth(fit, k, ripple, weight, plane[0] + place @ plane[1:])
+        envelope = aligned_depth(fit, k, ripple, weight, plane[0] + place @ plane[1:])
     level = max(-score(np.asarray([d, 0.0, 0.0])) for d in grid)
     # Variance of the score when there are no rings: factors ripple, tiles share pixels.
     noise = (
@@ -169,7 +174,7 @@ def _best_of_grid(
     return plane
 
 
-def _aligned_depth(
+def aligned_depth(
     fit: RingFit, k: np.ndarray, ripple: np.ndarray, weight: np.ndarray, defocus: np.ndarray
 ) -> np.ndarray:
     """Depth of the rings when each tile has its own defocus: smoothed projection on them, never negative."""
