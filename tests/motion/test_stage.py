@@ -1,6 +1,7 @@
 """The stage from files to files."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from cryoloom.io.mrc import read_mrc, write_mrc
 from cryoloom.io.records import read_micrographs
 from cryoloom.io.star import read_star
 from cryoloom.io.tiff import write_tiff
+from cryoloom.motion.load import check_counts
 from cryoloom.project.runner import run_stage
 
 
@@ -179,3 +181,12 @@ def test_the_motion_file_of_an_eer_movie_says_how_it_was_rendered(tmp_path):
         given = read_gain(tmp_path / "gain.mrc", (256, 256), rotation=1, eer=True)
         found = read_gain(reference, (256, 256), eer=True)
         np.testing.assert_allclose(found / found.mean(), given / given.mean(), rtol=1e-5)
+
+
+def test_frames_with_other_counts_are_named_but_not_those_of_mean_zero():
+    rng = np.random.default_rng(0)
+    raw = rng.poisson(1.0, (8, 96, 90)).astype(np.float32)
+    raw[3] *= 2
+    raw[6] = 0
+    assert "frame(s) 4, 7 differ" in check_counts(raw, Path("a.tif"))[0]
+    assert check_counts(rng.normal(0, 3, (8, 96, 90)).astype(np.float32), Path("a.tif")) == []
