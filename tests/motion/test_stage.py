@@ -10,6 +10,7 @@ from motion_bed import simulate
 from cryoloom.contract import CryoloomError
 from cryoloom.io.eer_writer import write_eer
 from cryoloom.io.gain import read_gain
+from cryoloom.io.motion_tracks import read_motion_tracks
 from cryoloom.io.mrc import read_mrc, write_mrc
 from cryoloom.io.records import read_micrographs
 from cryoloom.io.star import read_star
@@ -190,3 +191,20 @@ def test_frames_with_other_counts_are_named_but_not_those_of_mean_zero():
     raw[6] = 0
     assert "frame(s) 4, 7 differ" in check_counts(raw, Path("a.tif"))[0]
     assert check_counts(rng.normal(0, 3, (8, 96, 90)).astype(np.float32), Path("a.tif")) == []
+
+
+def test_frames_that_are_left_out_keep_their_numbers_in_the_motion_file(movies, tmp_path):
+    """As RELION writes them: all frames of the file, -9999 for those not used, the exposure before the first one."""
+    folder, truth = movies
+    settings = {"pixel_size": 1.0, "dose_per_frame": 1.5, "first_frame": 3, "last_frame": 10}
+    job = run_stage("motion", {"movies": folder / "m0.tif"}, settings | {"pre_exposure": 2.0}, out=tmp_path / "out")
+    star = read_star(path := read_micrographs(job["micrographs"]).motion_path[0])
+    general = star["general"]
+    assert [float(general[f"rln{label}"]) for label in
+            ("ImageSizeZ", "MicrographStartFrame", "MicrographPreExposure")] == [12, 3, 2.0]  # fmt: skip
+    shift = star["global_shift"].numbers("rlnMicrographShiftX")
+    assert len(shift) == 12 and (shift[[0, 1, 10, 11]] == -9999).all() and shift[2] == 0
+    trajectory, _, tracks = read_motion_tracks(path)
+    assert np.isnan(trajectory[:2]).all() and np.isfinite(tracks[:, 2:10]).all() and np.isnan(tracks[:, 10:]).all()
+    error = trajectory[2:10] - truth[0].drift_px[2:10]
+    assert np.sqrt(np.mean((error - error.mean(0)) ** 2)) < 0.5

@@ -13,6 +13,9 @@ import numpy as np
 from cryoloom.contract import InputError
 from cryoloom.io.star import StarTable, read_star, write_star
 
+_NOT_OBSERVED = -9999.0
+"""RELION's shift of a frame that was not used."""
+
 
 @dataclass(frozen=True)
 class MovieFacts:
@@ -31,9 +34,9 @@ class MovieFacts:
     binning
         Pixel of the corrected sum over that of the frames.
     dose_per_frame, pre_exposure
-        e-/Å2; 0 where it is not known.
-    first_frame
-        First frame that was used, from 1.
+        e-/Å2, the latter before the first frame of the file; 0 where it is not known.
+    first_frame, n_frames
+        First frame that was used, from 1, and frames in the file; None: none behind those that were used.
     defect_path
         List or image of known defects, or None.
     eer
@@ -48,6 +51,7 @@ class MovieFacts:
     dose_per_frame: float = 0.0
     pre_exposure: float = 0.0
     first_frame: int = 1
+    n_frames: int | None = None
     defect_path: str | None = None
     eer: tuple[int, int] | None = None
 
@@ -90,8 +94,9 @@ def write_motion_tracks(
     """
     h, w = shape
     n_frames = len(trajectory_px)
-    number = np.arange(1, n_frames + 1)
-    general: dict[str, Any] = {"rlnImageSizeX": w, "rlnImageSizeY": h, "rlnImageSizeZ": n_frames}
+    number = movie.first_frame + np.arange(n_frames)
+    n_stored = max(movie.n_frames or 0, int(number[-1]))
+    general: dict[str, Any] = {"rlnImageSizeX": w, "rlnImageSizeY": h, "rlnImageSizeZ": n_stored}
     general["rlnMicrographMovieName"] = movie.path
     if movie.gain_path is not None:
         general["rlnMicrographGainName"] = movie.gain_path
@@ -109,7 +114,9 @@ def write_motion_tracks(
         general |= {"rlnEERUpsampling": movie.eer[1], "rlnEERGrouping": movie.eer[0]}
     general["rlnMotionModelVersion"] = 0 if polynomial is None else 1
     blocks: dict[str, Any] = {"general": general}
-    blocks["global_shift"] = {"rlnMicrographFrameNumber": number} | _shift_columns(trajectory_px)
+    stored = np.full((n_stored, 2), -_NOT_OBSERVED)
+    stored[number - 1] = trajectory_px
+    blocks["global_shift"] = {"rlnMicrographFrameNumber": np.arange(1, n_stored + 1)} | _shift_columns(stored)
     if polynomial is not None:
         blocks["local_motion_model"] = {
             "rlnMotionModelCoeffsIdx": np.arange(len(polynomial)),
@@ -176,7 +183,7 @@ def read_motion_tracks(path: Path | str) -> tuple[np.ndarray, np.ndarray, np.nda
 
 def _shift(table: StarTable) -> np.ndarray:
     shift = np.stack([table.numbers("rlnMicrographShiftY"), table.numbers("rlnMicrographShiftX")], axis=1)
-    return np.where(np.abs(shift) >= 9999, np.nan, -shift)
+    return np.where(np.abs(shift) >= -_NOT_OBSERVED, np.nan, -shift)
 
 
 def _shift_columns(trajectory_px: np.ndarray) -> dict[str, np.ndarray]:

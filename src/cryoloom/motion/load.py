@@ -36,6 +36,22 @@ class GainRecipe:
     divide: bool | None = None
 
 
+@dataclass(frozen=True)
+class FileFacts:
+    """What other programs want to know of a movie that was read.
+
+    Attributes
+    ----------
+    n_frames
+        Frames in the file, used or not.
+    eer
+        Grouping and upsampling of an EER file; None for other formats.
+    """
+
+    n_frames: int
+    eer: tuple[int, int] | None
+
+
 def open_row(movies: MovieSet, row: int, settings: MotionSettings) -> Movie:
     """Open one movie, with the EER grouping of the settings or of the set."""
     if settings.eer_grouping is None and settings.eer_upsampling is None:
@@ -177,12 +193,13 @@ def _at_sampling_of(total: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 def load_frames(
     movies: MovieSet, row: int, settings: MotionSettings, gain: GainRecipe | None, defects: Path | None
-) -> tuple[Frames, list[str], tuple[int, int] | None]:
-    """One movie in memory, its bad pixels listed for repair; what is odd about it; grouping and upsampling of EER."""
+) -> tuple[Frames, list[str], FileFacts]:
+    """One movie in memory, its bad pixels listed for repair; what is odd about it; what the file holds."""
     with open_row(movies, row, settings) as movie:
         raw = read_raw(movie, settings)
         path = movie.path
         eer = (movie.grouping, movie.upsampling) if isinstance(movie, EerMovie) else None
+        facts = FileFacts(movie.n_frames, eer)
     remarks = check_counts(raw, path)
     shape = (int(raw.shape[1]), int(raw.shape[2]))
     factor = None
@@ -196,4 +213,4 @@ def load_frames(
         known |= read_defects(defects, shape)
     frames = make_frames(raw, factor)
     bad = known | find_defects(frames) if settings.find_defects else known
-    return frames.with_bad_pixels(bad, np.random.default_rng(0)), remarks, eer
+    return frames.with_bad_pixels(bad, np.random.default_rng(0)), remarks, facts

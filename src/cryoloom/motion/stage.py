@@ -105,10 +105,9 @@ def _correct_movie(
     """Correct one movie and write its files; the figures that are kept of it."""
     optics = movies.optics[int(movies.optics_index[row])]
     dose = _value(movies.dose_per_frame, row, settings.dose_per_frame)
-    pre_exposure = _value(movies.pre_exposure, row, settings.pre_exposure) or 0.0
-    if dose is not None:
-        pre_exposure += (settings.first_frame - 1) * dose
-    frames, remarks, eer = load_frames(movies, row, settings, recipe, defects)
+    before_movie = _value(movies.pre_exposure, row, settings.pre_exposure) or 0.0
+    pre_exposure = before_movie + (settings.first_frame - 1) * (dose or 0.0)
+    frames, remarks, file = load_frames(movies, row, settings, recipe, defects)
     for remark in remarks:
         run.warn(remark, item=str(movies.path[row]))
     estimate, more = estimator(frames, optics.pixel_size, dose, settings, run)
@@ -130,7 +129,7 @@ def _correct_movie(
     out_pixel = optics.pixel_size * h / target[0]
     _write_images(folder, name, sums, out_pixel)
     trajectory = estimate.field.trajectory_px * optics.pixel_size
-    gain = None if recipe is None else gain_file_for_others(recipe, (h, w), folder, eer=eer is not None)
+    gain = None if recipe is None else gain_file_for_others(recipe, (h, w), folder, eer=file.eer is not None)
     facts = MovieFacts(
         run.relative(movies.path[row]),
         optics.pixel_size,
@@ -138,10 +137,11 @@ def _correct_movie(
         gain_path=None if gain is None else run.relative(gain),
         binning=h / target[0],
         dose_per_frame=dose or 0.0,
-        pre_exposure=pre_exposure,
+        pre_exposure=before_movie,
         first_frame=settings.first_frame,
+        n_frames=file.n_frames,
         defect_path=None if defects is None else run.relative(defects),
-        eer=eer,
+        eer=file.eer,
     )
     write_motion_file(
         folder / f"{name}.star",

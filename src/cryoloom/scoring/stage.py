@@ -138,7 +138,8 @@ def _micrograph_scores(found: MicrographSet, true: MicrographSet, folder: Path, 
         if not len(places):
             h, w = true_record["recipe"]["shape"]
             places, tracks = np.array([[0.5 * (h - 1), 0.5 * (w - 1)]]), trajectory[None]
-        parts.append(score_motion(tracks * pixel_size, true_tracks(true_record, places)))
+        used = np.isfinite(tracks).all((0, 2))  # frames that were left out have no shift
+        parts.append(score_motion(tracks[:, used] * pixel_size, true_tracks(true_record, places)[:, used]))
     if parts:
         scores["motion"] = {
             "n_movies": len(parts),
