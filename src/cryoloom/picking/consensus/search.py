@@ -89,6 +89,8 @@ class ConsensusSearch:
         What is looked for.
     settings, run
         Of the job.
+    centring
+        Number of the picker that knows the centre of the particle, if one does.
     """
 
     def __init__(
@@ -98,9 +100,11 @@ class ConsensusSearch:
         sample: Sample,
         settings: PickSettings,
         run: Run,
+        *,
+        centring: int | None = None,
     ) -> None:
         self._micrographs, self._load, self._sample = micrographs, load, sample
-        self._settings, self._run = settings, run
+        self._settings, self._run, self._centring = settings, run, centring
 
     def judge(self, finders: Sequence[Finder], *, learn: bool) -> Judged:
         """Search with all pickers, and with a network that learns from them if `learn`."""
@@ -151,6 +155,7 @@ class ConsensusSearch:
                 self._sample.core,
                 distance=self._settings.distance * self._sample.extent,
                 margin=self._settings.margin * self._sample.extent,
+                centring=self._centring,
             )
             return {"candidates": candidates.as_json(), "decoys": decoys.as_json()}
 
