@@ -61,10 +61,16 @@ def test_gain_of_a_frame_that_is_not_square_goes_one_of_four_ways(divide):
     np.testing.assert_array_equal(orient(np.rot90(gain), choice.rotation, choice.flip), gain)
 
 
-def test_a_gain_that_was_applied_already_is_not_certain():
+@pytest.mark.parametrize("carried", [1.0, 0.1, 0.0])
+def test_a_gain_that_was_applied_already_or_is_wrong_is_told_from_one_that_is_carried(carried):
+    """Corrected frames may still carry a tenth of it, where the detector has changed since: not certain but absent."""
     rng = np.random.default_rng(3)
-    gain = rng.normal(1, 0.04, (150, 150))
-    assert not find_gain_orientation(rng.poisson(40, (150, 150)).astype(float), gain).is_certain
+    gain = rng.normal(1, 0.04, (1024, 1024)).clip(0.7, 1.4)
+    choice = find_gain_orientation(rng.poisson(60 / gain**carried).astype(float), gain)
+    assert choice.is_absent == (carried < 1)
+    assert choice.is_certain or carried < 1
+    few = find_gain_orientation(rng.poisson(0.5, (1024, 1024)).astype(float), gain)
+    assert not few.is_certain and not few.is_absent
 
 
 def test_polynomial_of_relion_holds_a_field_of_its_own_kind_and_changes_its_sign(tmp_path):

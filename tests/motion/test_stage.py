@@ -208,3 +208,18 @@ def test_frames_that_are_left_out_keep_their_numbers_in_the_motion_file(movies, 
     assert np.isnan(trajectory[:2]).all() and np.isfinite(tracks[:, 2:10]).all() and np.isnan(tracks[:, 10:]).all()
     error = trajectory[2:10] - truth[0].drift_px[2:10]
     assert np.sqrt(np.mean((error - error.mean(0)) ** 2)) < 0.5
+
+
+def test_a_reference_that_the_frames_do_not_carry_is_not_used(movies, tmp_path):
+    folder, _ = movies
+    write_mrc(tmp_path / "other.mrc", np.random.default_rng(9).normal(1, 0.05, (300, 360)).astype(np.float32), 1.0)
+    settings = {"pixel_size": 1.0, "local_motion": False}
+    inputs = {"movies": folder / "m0.tif", "gain": tmp_path / "other.mrc"}
+    job = run_stage("motion", inputs, settings, out=tmp_path / "out")
+    assert job.summary["gain"]["used"] is False
+    assert any("do not carry it" in text and "as-is" in text for text in job.summary["warnings"])
+    plain = run_stage("motion", {"movies": folder / "m0.tif"}, settings, out=tmp_path / "plain")
+    images = [read_mrc(read_micrographs(done["micrographs"]).path[0])[0] for done in (job, plain)]
+    np.testing.assert_array_equal(*images)
+    forced = run_stage("motion", inputs, settings | {"gain_orientation": "as-is"}, out=tmp_path / "forced")
+    assert np.abs(read_mrc(read_micrographs(forced["micrographs"]).path[0])[0] - images[0]).max() > 1

@@ -3,7 +3,8 @@
 Without gain correction the sum of frames is brighter where the detector is more sensitive. In the right orientation the
 fine structure of the reference correlates with that of the sum: negatively if frames are to be multiplied by the
 reference, positively if they are to be divided. Only eight orientations and two operations exist, and with millions of
-pixels the right one stands out by many standard errors.
+pixels the right one stands out by many standard errors. Where none does, although with such counts it would have to,
+the frames were corrected before, or the reference is another detector's: multiplying by it would only add its pattern.
 """
 
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ class GainChoice:
         The same for the next best orientation.
     correlations
         `(rotation, flip) -> correlation`, for those that fit the frames.
+    expected_z
+        What `z` would be at least if the frames carried all the fine structure of the reference; 0 where counts are too
+        few to say.
     """
 
     rotation: int
@@ -40,6 +44,12 @@ class GainChoice:
     z: float
     runner_up_z: float
     correlations: dict[tuple[int, int], float]
+    expected_z: float = 0.0
+
+    @property
+    def is_absent(self) -> bool:
+        """True if the frames surely do not carry the reference: corrected before, or another detector's."""
+        return self.expected_z > 24 and self.z < 0.25 * self.expected_z
 
     @property
     def is_certain(self) -> bool:
@@ -75,7 +85,11 @@ def find_gain_orientation(total: np.ndarray, gain: np.ndarray) -> GainChoice:
     ranked = sorted(z, key=lambda key: -z[key])
     best = ranked[0]
     runner_up = float(z[ranked[1]]) if len(ranked) > 1 else 0.0
-    return GainChoice(best[0], best[1], correlations[best] > 0, float(z[best]), runner_up, correlations)
+    expected = 0.0
+    if good.mean() > 0.98:  # with fewer counts those pixels are left that had any, and they are alike
+        own, both = float(reference[reference_good].var()), float(detail[good].var())
+        expected = float(np.sqrt(own / max(own + both, 1e-30) * counts[best]))
+    return GainChoice(best[0], best[1], correlations[best] > 0, float(z[best]), runner_up, correlations, expected)
 
 
 def _fine_structure(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

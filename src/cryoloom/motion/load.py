@@ -118,16 +118,16 @@ def check_counts(raw: np.ndarray, path: Path) -> list[str]:
     return [f"mean counts of frame(s) {listed} differ by more than half from the median of {typical:.3g}"]
 
 
-def choose_gain(movies: MovieSet, path: Path, settings: MotionSettings) -> tuple[GainRecipe, GainChoice | None]:
+def choose_gain(movies: MovieSet, path: Path, settings: MotionSettings) -> tuple[GainRecipe | None, GainChoice | None]:
     """Decide once for all movies how the gain reference goes: as given, or as the first movies show.
 
-    Several movies are looked at until the answer is certain; then the answer is certain or the reference is taken as it
-    is.
+    Several movies are looked at until the answer is certain. If it never is, the reference is taken as it is; one that
+    the frames surely do not carry is not used.
 
     Returns
     -------
     recipe, choice
-        `choice` is None if nothing was searched.
+        `recipe` is None if the reference is not to be used, `choice` if nothing was searched.
     """
     is_eer = str(movies.path[0]).lower().endswith(".eer")
     given = (settings.gain_rotation, settings.gain_flip)
@@ -151,8 +151,10 @@ def choose_gain(movies: MovieSet, path: Path, settings: MotionSettings) -> tuple
         except ValueError:
             read_gain(path, total.shape)  # says what does not fit
             raise
-        if choice.is_certain:
+        if choice.is_absent or choice.is_certain:
             break
+    if choice is not None and choice.is_absent:
+        return None, choice
     if choice is None or not choice.is_certain:
         return plain, choice
     divide = choice.divide if settings.gain_divide is None else settings.gain_divide

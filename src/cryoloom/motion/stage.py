@@ -76,19 +76,26 @@ def _gain_recipe(movies: MovieSet, path: Path | None, settings: MotionSettings, 
     if path is None:
         return None
     recipe, choice = choose_gain(movies, Path(path), settings)
-    if choice is not None:
-        words = (
-            f"rotation {recipe.rotation} x 90 degrees, flip {recipe.flip}, {'divide' if recipe.divide else 'multiply'}"
+    if choice is None:
+        return recipe
+    evidence = f"correlation {choice.z:.0f} standard errors, next best {choice.runner_up_z:.0f}"
+    if recipe is None:
+        run.warn(
+            f"gain reference: the frames do not carry it (correlation {choice.z:.0f} standard errors where "
+            f"{choice.expected_z:.0f} are expected): they were corrected before, or it belongs to another detector. It "
+            "is not used; --gain-orientation as-is uses it all the same."
         )
-        evidence = f"correlation {choice.z:.0f} standard errors, next best {choice.runner_up_z:.0f}"
-        if choice.is_certain:
-            run.log(f"gain reference: {words} ({evidence})")
-        else:
-            run.warn(f"gain reference: its orientation does not show in the frames ({evidence}); taken as it is.")
-        run.summarise(
-            gain={"rotation": recipe.rotation, "flip": recipe.flip, "divide": bool(recipe.divide),
-                  "certain": choice.is_certain, "z": choice.z, "z_next": choice.runner_up_z}
-        )  # fmt: skip
+        run.summarise(gain={"used": False, "certain": False, "z": choice.z, "z_expected": choice.expected_z})
+        return None
+    words = f"rotation {recipe.rotation} x 90 degrees, flip {recipe.flip}, {'divide' if recipe.divide else 'multiply'}"
+    if choice.is_certain:
+        run.log(f"gain reference: {words} ({evidence})")
+    else:
+        run.warn(f"gain reference: its orientation does not show in the frames ({evidence}); taken as it is.")
+    run.summarise(
+        gain={"rotation": recipe.rotation, "flip": recipe.flip, "divide": bool(recipe.divide),
+              "certain": choice.is_certain, "z": choice.z, "z_next": choice.runner_up_z}
+    )  # fmt: skip
     return recipe
 
 
