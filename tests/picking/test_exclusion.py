@@ -7,7 +7,8 @@ import torch
 from scipy import ndimage
 
 from cryoloom.io.mrc import read_mrc
-from cryoloom.picking.exclusion import dense_regions, exclusion_mask, fill_excluded, ice_level
+from cryoloom.picking.borders import copied_borders
+from cryoloom.picking.exclusion import dense_regions, excluded_regions, exclusion_mask, fill_excluded, ice_level
 from cryoloom.picking.reduce import flatten_background, reduce_micrograph
 
 
@@ -96,3 +97,21 @@ def test_large_particles_far_apart_are_no_aggregates(tmp_path):
     reduced = reduce_micrograph(torch.from_numpy(truth.image), 1.5, diameter / 16, dark=True)
     mask = exclusion_mask(reduced.image, reduced.mean_pixel_size, least_diameter=diameter)
     assert float(mask.float().mean()) == 0.0
+
+
+@pytest.mark.parametrize("kind", ["edge", "constant"])
+def test_borders_that_repeat_the_last_row_or_hold_nothing_are_found(kind):
+    inside = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal((150, 170)), 1.0).astype(np.float32)
+    padded = torch.from_numpy(np.pad(inside, ((0, 12), (9, 0)), mode=kind))
+    assert copied_borders(padded) == ((0, 13, 10, 0) if kind == "edge" else (0, 12, 9, 0))
+    assert copied_borders(torch.from_numpy(inside)) == (0, 0, 0, 0)
+
+
+def test_no_particle_is_looked_for_in_a_copied_border():
+    inside = torch.from_numpy(np.random.default_rng(1).standard_normal((400, 420)).astype(np.float32))
+    padded = torch.nn.functional.pad(inside[None, None], (60, 60, 0, 0), mode="replicate")[0, 0]
+    reduced = reduce_micrograph(padded, 1.5, 5.0, dark=True)
+    mask = excluded_regions(reduced, least_diameter=80.0)
+    edge = round(60 * 1.5 / reduced.mean_pixel_size)
+    assert mask[:, :edge].all() and mask[:, -edge:].all()
+    assert mask.float().mean() < 0.3

@@ -5,7 +5,8 @@ off, carbon and crystals are darker in the image than the ice by far more than i
 where half of the step of each region is reached, so that it does not depend on the smoothing. *Rough*: the local
 variance of carbon is higher, where the calmer half of the micrograph sets the scale. *Clumped*: aggregates are
 particles on top of each other; see `clumps`. The typical place is taken to be good, so at most half of a micrograph
-can be excluded. Neglected: thicker ice that is as smooth as thin ice and ends in no edge.
+can be excluded. Borders that hold no image are left out too; see `borders`. Neglected: thicker ice that is as smooth as
+thin ice and ends in no edge.
 """
 
 import numpy as np
@@ -14,6 +15,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from cryoloom.picking.clumps import clumped_regions, far_too_dense, find_objects
+from cryoloom.picking.reduce import Reduced
 
 _SMOOTH = 20.0  # Å, standard deviation of the smoothing for the density
 _CORE_SIGMA, _RIM_SIGMA = 9.0, 4.0  # robust deviations: somewhere in a dense region, and everywhere in it
@@ -25,6 +27,15 @@ _VARIANCE_SIGMA, _LEAST_RATIO = 5.0, 1.5  # robust deviations of the log varianc
 _RIM_RATIO = 0.3  # log variance in excess at the border of a rough region
 _WIDE, _CARBON_RATIO = 0.05, 1.6  # share of the micrograph and ratio of variances from which on an edge is carbon
 _BLOCKS = 32
+
+
+def excluded_regions(reduced: Reduced, *, least_diameter: float = 0.0) -> Tensor:
+    """Where not to look for particles on a reduced micrograph, borders without an image too, `(h, w)` bool."""
+    mask = exclusion_mask(reduced.image, reduced.mean_pixel_size, least_diameter=least_diameter)
+    top, bottom, left, right = reduced.border
+    h, w = mask.shape
+    mask[:top], mask[h - bottom :], mask[:, :left], mask[:, w - right :] = True, True, True, True
+    return mask
 
 
 def exclusion_mask(image: Tensor, pixel_size: float, *, least_diameter: float = 0.0) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cryoloom.picking.exclusion import exclusion_mask, fill_excluded, grow_mask
+from cryoloom.picking.exclusion import excluded_regions, fill_excluded, grow_mask
 from cryoloom.picking.matched import Spectrum, Transfer
 from cryoloom.picking.reduce import Reduced, flatten_background, reduce_micrograph
 
@@ -81,7 +81,7 @@ def prepare_micrograph(
     px = reduced.mean_pixel_size
     excluded = None
     if exclude:
-        mask = exclusion_mask(reduced.image, px, least_diameter=diameter)
+        mask = excluded_regions(reduced, least_diameter=diameter)
         flat = flatten_background(fill_excluded(reduced.image, mask, px), 2 * diameter / px)
         flat = torch.where(mask, torch.zeros_like(flat), flat)
         excluded = grow_mask(mask, beside * diameter / px)

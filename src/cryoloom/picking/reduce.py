@@ -14,6 +14,7 @@ from scipy.ndimage import gaussian_filter, uniform_filter
 from torch import Tensor
 
 from cryoloom.fourier import crop_dft, dft_to_image, good_size, image_to_dft
+from cryoloom.picking.borders import copied_borders
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,14 @@ class Reduced:
         Å per pixel of `image`, yx (the two may differ by a fraction of a percent).
     shape
         `(h, w)` of the micrograph.
+    border
+        Pixels of `image` at the top, bottom, left and right that hold no image; see `borders`.
     """
 
     image: Tensor
     pixel_size: tuple[float, float]
     shape: tuple[int, int]
+    border: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     @property
     def mean_pixel_size(self) -> float:
@@ -70,6 +74,7 @@ def reduce_micrograph(image: Tensor, pixel_size: float, working: float, *, dark:
         inverted so that they are bright.
     """
     h, w = (int(n) for n in image.shape)
+    border = copied_borders(image)
     image = remove_spikes(image)
     if dark:
         image = -image
@@ -79,7 +84,10 @@ def reduce_micrograph(image: Tensor, pixel_size: float, working: float, *, dark:
     if target != (h, w):
         dft = crop_dft(image_to_dft(image), (h, w), target)
         image = dft_to_image(dft, target) * (target[0] * target[1] / (h * w))
-    return Reduced(image, (pixel_size * h / target[0], pixel_size * w / target[1]), (h, w))
+    shrink = [target[0] / h] * 2 + [target[1] / w] * 2
+    top, bottom, left, right = (math.ceil(n * factor) for n, factor in zip(border, shrink, strict=True))
+    size = pixel_size * h / target[0], pixel_size * w / target[1]
+    return Reduced(image, size, (h, w), (top, bottom, left, right))
 
 
 def remove_spikes(image: Tensor, n_sigma: float = 7.0) -> Tensor:

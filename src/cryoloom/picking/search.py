@@ -14,7 +14,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from cryoloom.picking.exclusion import exclusion_mask, fill_excluded
+from cryoloom.picking.exclusion import excluded_regions, fill_excluded
 from cryoloom.picking.finders import LOWEST, Finder, Peaks, round_finder
 from cryoloom.picking.matched import Spectrum, Transfer
 from cryoloom.picking.peaks import find_peaks
@@ -86,7 +86,7 @@ def survey_scales(
     reduced = reduce_micrograph(micrograph, pixel_size, diameters[0] / 8, dark=True)
     px = reduced.mean_pixel_size
     image = reduced.image
-    mask = exclusion_mask(image, px) if exclude else torch.zeros_like(image, dtype=torch.bool)
+    mask = excluded_regions(reduced) if exclude else torch.zeros_like(image, dtype=torch.bool)
     flat = flatten_background(fill_excluded(image, mask, px), diameters[-1] / px)
     flat = torch.where(mask, torch.zeros_like(flat), flat)
     spectrum = Spectrum(flat, reduced.pixel_size, transfer, margin_px=int(0.5 * diameters[-1] / px))
@@ -155,7 +155,7 @@ def measure_shape(
     """
     reduced = reduce_micrograph(image, pixel_size, diameter / 12, dark=dark)
     if exclude:
-        mask = exclusion_mask(reduced.image, reduced.mean_pixel_size, least_diameter=diameter)
+        mask = excluded_regions(reduced, least_diameter=diameter)
         filled = fill_excluded(reduced.image, mask, reduced.mean_pixel_size)
         reduced = dataclasses.replace(reduced, image=filled)
     place = reduced.from_micrograph(torch.from_numpy(position_px)).numpy()

@@ -13,7 +13,7 @@ from scipy.special import j1
 from torch import Tensor
 
 from cryoloom.fourier import irfftn
-from cryoloom.picking.exclusion import exclusion_mask, fill_excluded, grow_mask
+from cryoloom.picking.exclusion import excluded_regions, fill_excluded, grow_mask
 from cryoloom.picking.matched import Spectrum, Transfer
 from cryoloom.picking.peaks import normalise_by_background
 from cryoloom.picking.prepare import Prepared
@@ -70,7 +70,7 @@ def prepare_for_filaments(
     plain = reduced.image
     if exclude:
         fine = reduce_micrograph(image, pixel_size, _EXCLUSION, dark=True)
-        mask = _resampled(exclusion_mask(fine.image, fine.mean_pixel_size), plain.shape)
+        mask = _resampled(excluded_regions(fine), plain.shape)
         mask = ~grow_mask(~grow_mask(mask, _HOLES / px), _HOLES / px)
         reach = _WIDE * diameter / px
         mask = mask & grow_mask(~grow_mask(~mask, reach), 1.3 * reach)
