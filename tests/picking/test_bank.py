@@ -36,6 +36,14 @@ def test_the_compressed_bank_is_close_to_the_turned_templates():
     assert float(((near - exact) ** 2).sum() / (exact**2).sum()) < 0.006
 
 
+def test_views_that_are_the_same_but_for_a_turn_are_looked_for_once():
+    first, other = _lopsided(), _lopsided()[:, ::-1].T.copy() ** 2
+    images = np.stack([first, turn(first, np.deg2rad(30.0), 33, 1.0), other, other])
+    bank = build_bank(References(images, 4.0), 4.0, 90.0, np.deg2rad(15.0))
+    assert bank.class_number.unique().tolist() == [1, 3]
+    assert bank.n_turns == 24 and len(bank.coefficients) == len(bank.psi) == 48
+
+
 def test_place_angle_and_reference_of_a_hidden_particle_are_found():
     generator = torch.Generator().manual_seed(0)
     first, second = _lopsided(), _lopsided()[:, ::-1].T.copy() ** 2

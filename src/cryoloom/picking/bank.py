@@ -18,6 +18,9 @@ import torch
 from scipy.ndimage import affine_transform
 from torch import Tensor
 
+_ALIKE = 0.98
+"""Correlation of two references, one of them turned, from which on they are one: a fiftieth of a score is lost."""
+
 
 @dataclass(frozen=True)
 class References:
@@ -60,7 +63,7 @@ class Bank:
     @property
     def n_turns(self) -> int:
         """Turns of each reference."""
-        return len(self.psi) // int(self.class_number.max())
+        return len(self.psi) // len(self.class_number.unique())
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def build_bank(
     diameter
         Å; templates are cut to 1.1 of it.
     angle_step
-        Radians between turns.
+        Radians between turns. Of references that are the same but for a turn the first is taken.
     energy
         Fraction of the sum of squares that the components keep.
     """
@@ -141,16 +144,35 @@ def build_bank(
             turned = turn(smooth, angle, size, pixel_size / references.pixel_size) * mask
             templates[i, j] = turned - mask * (turned.sum() / mask.sum())
         templates[i] /= np.sqrt((templates[i] ** 2).sum((1, 2)).mean()) + 1e-12
-    waves, components = _decompose(templates.reshape(len(references.images), n_psi, -1), energy)
+    kept = different_views(templates)
+    waves, components = _decompose(templates[kept].reshape(len(kept), n_psi, -1), energy)
     rows = [np.einsum("jr,rpk->pjk", wave.turns(n_psi), wave.sums()) for wave in waves]
-    coefficients = np.concatenate(rows, axis=2).reshape(len(references.images) * n_psi, -1)
+    coefficients = np.concatenate(rows, axis=2).reshape(len(kept) * n_psi, -1)
     return Bank(
         components=torch.from_numpy(components.reshape(-1, size, size)).float(),
         waves=waves,
         coefficients=torch.from_numpy(coefficients).float(),
-        psi=torch.from_numpy(np.tile(angles, len(references.images))).float(),
-        class_number=torch.arange(1, len(references.images) + 1).repeat_interleave(n_psi),
+        psi=torch.from_numpy(np.tile(angles, len(kept))).float(),
+        class_number=torch.from_numpy(kept + 1).repeat_interleave(n_psi),
     )
+
+
+def different_views(templates: np.ndarray) -> np.ndarray:
+    """References that are not those before them, turned: views of a symmetric particle repeat, `(q,)` rising.
+
+    Parameters
+    ----------
+    templates
+        All references in all turns, `(p, n, h, w)`; turns of one reference are of about the same strength.
+    """
+    flat = templates.reshape(*templates.shape[:2], -1)
+    unit = flat / (np.linalg.norm(flat, axis=2, keepdims=True) + 1e-12)
+    alike = np.tensordot(unit[:, 0], unit, axes=(1, 2)).max(2)  # (p, p), the best over the turns
+    kept: list[int] = []
+    for i in range(len(alike)):
+        if not kept or alike[i, kept].max() < _ALIKE:
+            kept.append(i)
+    return np.asarray(kept)
 
 
 def _decompose(templates: np.ndarray, energy: float) -> tuple[tuple[Wave, ...], np.ndarray]:
