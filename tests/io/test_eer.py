@@ -1,5 +1,7 @@
 """EER: every electron is counted once, at its place, and lists that end wrongly are found."""
 
+import shutil
+import subprocess
 import time
 
 import imagecodecs
@@ -8,8 +10,10 @@ import pytest
 import tifffile
 
 from cryoloom.contract import InputError
+from cryoloom.io import eer_writer
 from cryoloom.io.eer import EerMovie, _render
 from cryoloom.io.eer_writer import encode_frame, write_eer
+from cryoloom.io.tiff import read_tiff
 
 SHAPE = (24, 40)
 
@@ -72,6 +76,43 @@ def test_imagecodecs_and_eerfile_agree(tmp_path, compression, run_bits, upsampli
         assert np.array_equal(oracle.astype(int), rendered)
 
 
+@pytest.mark.parametrize("wasteful", [False, True])
+def test_runs_of_8_bits_are_read_in_either_way_of_going_on(tmp_path, monkeypatch, wasteful):
+    """Prototype cameras wrote a place behind a run that goes on, the format's description has none."""
+    encode = eer_writer._encode
+    if not wasteful:
+        monkeypatch.setattr(eer_writer, "_encode", lambda *a: encode(*a[:4], a[3], a[5]))
+    frames = [electrons(n, seed, (60, 90)) for seed, n in enumerate((3, 40, 0, 9, 200, 1))]
+    write_eer(tmp_path / "a.eer", frames, (60, 90), compression=65000)
+    with EerMovie(tmp_path / "a.eer", grouping=1) as movie:
+        images = movie.frames(0, 6)
+        assert movie.n_unclosed == 0
+    for frame, image in zip(frames, images, strict=True):
+        expected = np.zeros((60, 90), int)
+        np.add.at(expected, tuple((frame // 4).T), 1)
+        np.testing.assert_array_equal(image, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compression, upsampling", [(65001, 1), (65000, 2)])
+def test_relion_renders_the_same_frames(tmp_path, compression, upsampling):
+    """RELION reads detectors of 4096² only. It writes TIFFs upside down, which reading them turns back."""
+    program = shutil.which("relion_convert_to_tiff")
+    if program is None:
+        pytest.skip("RELION is not installed")
+    frames = [electrons(20_000, seed, (4096, 4096)) for seed in range(5)]
+    write_eer(tmp_path / "a.eer", frames, (4096, 4096), compression=compression)
+    subprocess.run(
+        [program, "--i", str(tmp_path / "a.eer"), "--o", "out/", "--eer_grouping", "2", "--eer_upsampling",
+         str(upsampling)],
+        check=True, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=300,
+    )  # fmt: skip
+    theirs = read_tiff(next((tmp_path / "out").rglob("a.tif")))
+    ours = EerMovie(tmp_path / "a.eer", grouping=2, upsampling=upsampling).frames(0, 2)
+    assert ours.sum() == 80_000
+    np.testing.assert_array_equal(ours, theirs[:2])
+
+
 def test_metadata_give_exposure_and_pixel_size(tmp_path):
     write_eer(tmp_path / "a.eer", FRAMES, SHAPE, pixel_size=0.8, total_dose_per_pixel=19.2)
     header = EerMovie(tmp_path / "a.eer").header
@@ -132,9 +173,11 @@ def test_truncated_and_foreign_files_are_refused(tmp_path):
 
 @pytest.mark.parametrize("bits", [(5, 2, 2), (7, 2, 2), (8, 4, 4), (12, 4, 4), (8, 0, 0)])
 @pytest.mark.parametrize("upsampling", [1, 2, 4])
-def test_codes_of_all_widths_are_read(bits, upsampling):
+@pytest.mark.parametrize("wasteful", [False, True])
+def test_codes_of_all_widths_are_read(bits, upsampling, wasteful):
     """65002 lets a file choose the bits of runs and places; lists are packed here bit by bit, low bits first."""
     run_bits, x_bits, y_bits = bits
+    more = sum(bits) if wasteful else run_bits
     rng = np.random.default_rng(3)
     shape = (40, 300)
     longest = (1 << run_bits) - 1
@@ -145,7 +188,7 @@ def test_codes_of_all_widths_are_read(bits, upsampling):
         for pixel in np.sort(rng.choice(12_000, n, replace=False)).tolist():
             gap = pixel - at
             while gap >= longest:
-                stream, length, gap = stream | longest << length, length + run_bits, gap - longest
+                stream, length, gap = stream | longest << length, length + more, gap - longest
             x, y = int(rng.integers(1 << x_bits)), int(rng.integers(1 << y_bits))
             code = gap | (x ^ (1 << x_bits) >> 1) << run_bits | (y ^ (1 << y_bits) >> 1) << (run_bits + x_bits)
             stream, length, at = stream | code << length, length + run_bits + x_bits + y_bits, pixel + 1
@@ -153,7 +196,7 @@ def test_codes_of_all_widths_are_read(bits, upsampling):
             expected[row + (y * upsampling >> y_bits), column + (x * upsampling >> x_bits)] += 1
         gap = 12_000 - at
         while gap >= longest:
-            stream, length, gap = stream | longest << length, length + run_bits, gap - longest
+            stream, length, gap = stream | longest << length, length + more, gap - longest
         stream, length = stream | gap << length, length + run_bits
         lists.append(stream.to_bytes(-(-length // 8), "little"))
     sizes = np.array([len(part) for part in lists])
@@ -163,7 +206,7 @@ def test_codes_of_all_widths_are_read(bits, upsampling):
     for part, first in zip(lists, start, strict=True):
         words.view(np.uint8)[8 * first : 8 * first + len(part)] = np.frombuffer(part, np.uint8)
     image = np.full(expected.shape, 7, np.uint8)
-    events, state = _render(words, start, sizes, *bits, *shape, upsampling, image)
+    events, state = _render(words, start, sizes, *bits, more, *shape, upsampling, image)
     assert events.tolist() == [0, 1, 40, 3_000, 12_000] and not state.any()
     np.testing.assert_array_equal(image, expected)
 

@@ -97,6 +97,7 @@ class EerMovie:
         size = None if self.header.pixel_size is None else self.header.pixel_size / upsampling
         self.pixel_size = size
         self._file = os.open(self.path, os.O_RDONLY)
+        self._more_bits = self._bits_of_long_runs()
 
     def frames(self, first: int, last: int, out: np.ndarray | None = None) -> np.ndarray:
         """Rendered frames `first ... last - 1`, `(n, y, x)` counts of `dtype`.
@@ -138,6 +139,37 @@ class EerMovie:
 
     def _add_raw(self, first: int, last: int, image: np.ndarray) -> int:
         """Count the electrons of raw frames `first ... last - 1` as `image`; returns their number."""
+        words, start, sizes = self._read_lists(first, last)
+        events, state = _render(
+            words, start, sizes, *self.header.bits, self._more_bits, *self.header.shape, self.upsampling, image
+        )
+        if (state == _OVERRUN).any():
+            raise InputError(
+                f"{self.path}, raw frame {first + 1 + int(np.argmax(state == _OVERRUN))} of {self.header.n_raw}: "
+                "electrons beyond the last pixel; the file is damaged. Copy it again."
+            )
+        self.n_unclosed += int((state == _UNCLOSED).sum())
+        return int(events.sum())
+
+    def _bits_of_long_runs(self) -> int:
+        """Bits of a run that goes on: those of the run, or in files of prototype cameras (65000) those of a whole code.
+
+        The file itself tells: read the wrong way, its lists do not end at the last pixel.
+        """
+        run_bits, x_bits, y_bits = self.header.bits
+        if run_bits != 8:
+            return run_bits
+        words, start, sizes = self._read_lists(0, min(5, self.header.n_raw))
+        closed = [
+            _count_closed(
+                words, start, sizes, run_bits, x_bits + y_bits, more, self.header.shape[0] * self.header.shape[1]
+            )
+            for more in (run_bits, run_bits + x_bits + y_bits)
+        ]
+        return run_bits if closed[0] >= closed[1] else run_bits + x_bits + y_bits
+
+    def _read_lists(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Lists of raw frames as words, the first word of each, and their bytes."""
         strips = self._strips[first:last]
         # Each list starts at a whole word and is followed by two empty ones.
         length = np.array([-(-size // 8) + 2 for _, size in strips], np.int64)
@@ -147,15 +179,7 @@ class EerMovie:
         for raw, ((offset, size), at) in enumerate(zip(strips, 8 * start, strict=True), first + 1):
             if os.preadv(self._file, [places[int(at) : int(at) + size]], offset) < size:
                 raise InputError(f"{self.path}, raw frame {raw} of {self.header.n_raw}: the file is cut short.")
-        sizes = np.array([size for _, size in strips], np.int64)
-        events, state = _render(words, start, sizes, *self.header.bits, *self.header.shape, self.upsampling, image)
-        if (state == _OVERRUN).any():
-            raise InputError(
-                f"{self.path}, raw frame {first + 1 + int(np.argmax(state == _OVERRUN))} of {self.header.n_raw}: "
-                "electrons beyond the last pixel; the file is damaged. Copy it again."
-            )
-        self.n_unclosed += int((state == _UNCLOSED).sum())
-        return int(events.sum())
+        return words, start, np.array([size for _, size in strips], np.int64)
 
 
 _CLOSED, _UNCLOSED, _OVERRUN = 0, 1, 2
@@ -163,7 +187,7 @@ _BAND_BYTES = 1 << 18  # of the picture, which all lists of a group are counted 
 
 
 @numba.njit(nogil=True, cache=True)
-def _render(words, start, n_bytes, run_bits, x_bits, y_bits, height, width, upsampling, image):  # type: ignore[no-untyped-def] # pragma: no cover
+def _render(words, start, n_bytes, run_bits, x_bits, y_bits, more_bits, height, width, upsampling, image):  # type: ignore[no-untyped-def] # pragma: no cover
     """Write the electrons of some lists to `image`; returns the number of each and how it ended."""
     n_pixels = height * width
     flat = image.reshape(-1)
@@ -184,24 +208,28 @@ def _render(words, start, n_bytes, run_bits, x_bits, y_bits, height, width, upsa
             # A whole window of 64 bits needs no look at where the list ends.
             safe = 8 * n_bytes[f] - 64
             if upsampling == 1:
-                found = _count(words, start[f], bits[f], safe, pixels[f], end, run_bits, x_bits + y_bits, flat)
+                found = _count(
+                    words, start[f], bits[f], safe, pixels[f], end, run_bits, x_bits + y_bits, more_bits, flat
+                )
             else:
                 found = _count_places(
-                    words, start[f], bits[f], safe, pixels[f], end, run_bits, x_bits + y_bits, width, upsampling,
-                    places, flat,
+                    words, start[f], bits[f], safe, pixels[f], end, run_bits, x_bits + y_bits, more_bits, width,
+                    upsampling, places, flat,
                 )  # fmt: skip
             bits[f], pixels[f] = found[0], found[1]
             events[f] += found[2]
             if bits[f] >= safe or end == n_pixels:
                 last = _count_carefully(
                     words, start[f], bits[f], 8 * n_bytes[f], pixels[f], end, n_pixels, run_bits, x_bits + y_bits,
-                    width, upsampling, places, flat,
+                    more_bits, width, upsampling, places, flat,
                 )  # fmt: skip
                 bits[f], pixels[f], state[f] = last[0], last[1], last[3]
                 events[f] += last[2]
                 if state[f] == _UNCLOSED:
                     # Padding looks like electrons at one place of successive pixels: take it back.
-                    trailing = _trailing(words, start[f], 8 * n_bytes[f], n_pixels, run_bits, x_bits + y_bits)
+                    trailing = _trailing(
+                        words, start[f], 8 * n_bytes[f], n_pixels, run_bits, x_bits + y_bits, more_bits
+                    )
                     pixel = pixels[f]
                     for _ in range(trailing):
                         pixel -= 1
@@ -211,6 +239,25 @@ def _render(words, start, n_bytes, run_bits, x_bits, y_bits, height, width, upsa
                     if pixel == n_pixels:
                         state[f] = _CLOSED
     return events, state
+
+
+@numba.njit(nogil=True, cache=True)
+def _count_closed(words, start, n_bytes, run_bits, place_bits, more_bits, n_pixels):  # type: ignore[no-untyped-def] # pragma: no cover
+    """How many lists end at the last pixel."""
+    longest = (1 << run_bits) - 1
+    closed = 0
+    for f in range(len(start)):
+        bit, pixel = 0, 0
+        while bit <= 8 * n_bytes[f] - run_bits and pixel < n_pixels:
+            run = np.int64(_window(words, start[f], bit)) & longest
+            pixel += run
+            if run == longest:
+                bit += more_bits
+            elif pixel < n_pixels:
+                pixel += 1
+                bit += run_bits + place_bits
+        closed += pixel == n_pixels
+    return closed
 
 
 @numba.njit(nogil=True, cache=True)
@@ -233,13 +280,14 @@ def _window(words, first, bit):  # type: ignore[no-untyped-def] # pragma: no cov
 
 
 @numba.njit(nogil=True, cache=True)
-def _count(words, first, bit, safe, pixel, end, run_bits, place_bits, flat):  # type: ignore[no-untyped-def] # pragma: no cover
+def _count(words, first, bit, safe, pixel, end, run_bits, place_bits, more_bits, flat):  # type: ignore[no-untyped-def] # pragma: no cover
     """Count electrons of one list before pixel `end` and bit `safe`; returns where it stopped and their number.
 
     Whether a run goes on cannot be foretold, so nothing branches on it: such a run adds 0 where it ends.
     """
     longest = np.uint64((1 << run_bits) - 1)
-    n_codes = 64 // (run_bits + place_bits)
+    code_bits = run_bits + place_bits
+    n_codes = 64 // code_bits
     count = 0
     while bit < safe:
         window = _window(words, first, bit)
@@ -252,7 +300,7 @@ def _count(words, first, bit, safe, pixel, end, run_bits, place_bits, flat):  # 
             flat[np.uint64(after)] += electron
             pixel = after + electron
             count += electron
-            step = run_bits + place_bits * electron
+            step = more_bits + (code_bits - more_bits) * electron
             window >>= np.uint64(step)
             bit += step
     return bit, pixel, count
@@ -260,12 +308,12 @@ def _count(words, first, bit, safe, pixel, end, run_bits, place_bits, flat):  # 
 
 @numba.njit(nogil=True, cache=True)
 def _count_places(  # type: ignore[no-untyped-def] # pragma: no cover
-    words, first, bit, safe, pixel, end, run_bits, place_bits, width, upsampling, places, flat
+    words, first, bit, safe, pixel, end, run_bits, place_bits, more_bits, width, upsampling, places, flat
 ):
     """The same on a finer grid."""
     longest = np.uint64((1 << run_bits) - 1)
     place_mask = np.uint64((1 << place_bits) - 1)
-    to_place, to_next = np.uint64(run_bits), np.uint64(run_bits + place_bits)
+    to_place, to_next, to_more = np.uint64(run_bits), np.uint64(run_bits + place_bits), np.uint64(more_bits)
     code_bits = run_bits + place_bits
     n_codes = 64 // code_bits
     count = 0
@@ -283,8 +331,8 @@ def _count_places(  # type: ignore[no-untyped-def] # pragma: no cover
                 return bit, pixel, count
             if run == longest:
                 pixel = after
-                bit += run_bits
-                window >>= to_place
+                bit += more_bits
+                window >>= to_more
                 continue
             while after >= row_end:
                 row_end += width
@@ -299,7 +347,7 @@ def _count_places(  # type: ignore[no-untyped-def] # pragma: no cover
 
 @numba.njit(nogil=True, cache=True)
 def _count_carefully(  # type: ignore[no-untyped-def] # pragma: no cover
-    words, first, bit, n_bits, pixel, end, n_pixels, run_bits, place_bits, width, upsampling, places, flat
+    words, first, bit, n_bits, pixel, end, n_pixels, run_bits, place_bits, more_bits, width, upsampling, places, flat
 ):
     """The same up to the very end of a list; also says how it ended, or -1 if it goes on after pixel `end`."""
     longest = (1 << run_bits) - 1
@@ -316,9 +364,10 @@ def _count_carefully(  # type: ignore[no-untyped-def] # pragma: no cover
         if after >= end:
             return bit, pixel, count, -1
         pixel = after
-        bit += run_bits
         if run == longest:
+            bit += more_bits
             continue
+        bit += run_bits
         if bit + place_bits > n_bits:
             return bit, pixel, count, _UNCLOSED
         row = pixel // width
@@ -330,7 +379,7 @@ def _count_carefully(  # type: ignore[no-untyped-def] # pragma: no cover
 
 
 @numba.njit(nogil=True, cache=True)
-def _trailing(words, first, n_bits, n_pixels, run_bits, place_bits):  # type: ignore[no-untyped-def] # pragma: no cover
+def _trailing(words, first, n_bits, n_pixels, run_bits, place_bits, more_bits):  # type: ignore[no-untyped-def] # pragma: no cover
     """All-zero codes at the end of a list that is not closed."""
     longest, code_bits = (1 << run_bits) - 1, run_bits + place_bits
     bit, pixel, trailing = 0, 0, 0
@@ -338,12 +387,13 @@ def _trailing(words, first, n_bits, n_pixels, run_bits, place_bits):  # type: ig
         word = np.int64(_window(words, first, bit))
         run = word & longest
         pixel += run
-        bit += run_bits
         if pixel >= n_pixels:
             break
         if run == longest:
+            bit += more_bits
             trailing = 0
             continue
+        bit += run_bits
         if bit + place_bits > n_bits:
             break
         trailing = trailing + 1 if word & ((1 << code_bits) - 1) == 0 else 0

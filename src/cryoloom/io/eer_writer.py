@@ -1,6 +1,7 @@
 """Writing EER movies from lists of electrons: for simulated movies and for tests of the reader.
 
-The container is a BigTIFF of one strip per raw frame, compression 65000 (runs of 8 bits) or 65001 (7 bits).
+The container is a BigTIFF of one strip per raw frame, compression 65000 (runs of 8 bits) or 65001 (7 bits). As
+prototype cameras wrote the former, and as RELION reads it, a run of 8 bits that goes on has a place behind it.
 """
 
 import struct
@@ -95,21 +96,21 @@ def encode_frame(events: np.ndarray, shape: tuple[int, int], run_bits: int = 7) 
     pixel, first = np.unique(pixel, return_index=True)
     place = ((events[first, 1] & 3) ^ 2) | (((events[first, 0] & 3) ^ 2) << 2)
     longest = (1 << run_bits) - 1
-    n_bits = int(len(pixel) * (run_bits + 4) + (h * w // longest + 2) * run_bits)
+    n_bits = int((len(pixel) + h * w // longest + 2) * (run_bits + 4))
     data = np.zeros(n_bits // 8 + 8, np.uint8)
-    used = _encode(pixel, place, h * w, run_bits, data)
+    used = _encode(pixel, place, h * w, run_bits, run_bits + 4 if run_bits == 8 else run_bits, data)
     return data[: 2 * ((used + 15) // 16)].tobytes(), len(pixel)
 
 
 @numba.njit(nogil=True, cache=True)
-def _encode(pixel, place, n_pixels, run_bits, data):  # type: ignore[no-untyped-def] # pragma: no cover
+def _encode(pixel, place, n_pixels, run_bits, more_bits, data):  # type: ignore[no-untyped-def] # pragma: no cover
     longest = (1 << run_bits) - 1
     bit, at = 0, 0
     for i in range(len(pixel) + 1):
         target = pixel[i] if i < len(pixel) else n_pixels
         gap = target - at
         while gap >= longest:
-            bit = _put(data, bit, longest, run_bits)
+            bit = _put(data, bit, longest, more_bits)
             gap -= longest
             if gap == 0 and i == len(pixel):
                 return bit
