@@ -16,6 +16,7 @@ from cryoloom.io.records import read_micrographs
 from cryoloom.io.star import read_star
 from cryoloom.io.tiff import write_tiff
 from cryoloom.motion.load import check_counts
+from cryoloom.project.figures import load_figures
 from cryoloom.project.runner import run_stage
 
 
@@ -62,6 +63,8 @@ def test_movies_become_micrographs_with_motion_files(movies, tmp_path):
         assert np.sqrt(np.mean((found - found.mean(0) - true + true.mean(0)) ** 2)) < 0.5
         assert len(star["local_motion_model"]) == 36
     assert np.isfinite(micrographs.motion_total).all()
+    table = next(figure for figure in load_figures(job.folder) if figure.name == "motion_table").data["columns"]
+    assert table["movie"] == ["m0", "m1"] and len(table["frame SNR"]) == len(table["error of a shift (Å)"]) == 2
 
 
 def test_binned_results_have_the_binned_pixel_size(movies, tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cryoloom.contract import Figure, InputError, Run, WorkFailed, stage
+from cryoloom.contract import InputError, Run, WorkFailed, stage
 from cryoloom.data import MicrographSet, MovieSet, Optics
 from cryoloom.io.motion_tracks import MovieFacts
 from cryoloom.io.movies import movie_stem
@@ -19,8 +19,7 @@ from cryoloom.motion.frames import Frames
 from cryoloom.motion.load import GainRecipe, choose_gain, doubtful_pixel_size, gain_file_for_others, load_frames
 from cryoloom.motion.motion_file import write_motion_file
 from cryoloom.motion.settings import MOTION, MotionSettings
-
-MAX_PATHS = 24
+from cryoloom.motion.show import show_motion
 
 Estimator = Callable[[Frames, float, float | None, MotionSettings, Run], tuple[MotionEstimate, dict[str, Any]]]
 """Motion of frames at a pixel size (Å) and dose per frame, and what else to keep of the movie, as JSON values."""
@@ -269,34 +268,8 @@ def _collect(
         bad_pixels_median=float(np.median(column("n_bad_pixels"))),
         pixel_size=optics[0].pixel_size,
     )
-    _show(done, names, total, run)
+    show_motion(done, names, total, run)
     return {"micrographs": micrographs}
-
-
-def _show(done: list[tuple[int, dict[str, Any]]], names: list[str], total: np.ndarray, run: Run) -> None:
-    """Paths of some movies in one picture, and the spread over the set."""
-    paths = [np.asarray(result["trajectory"]) for _, result in done[:MAX_PATHS]]
-    gap = np.full((1, 2), np.nan)  # the line is broken between two movies
-    joined = np.concatenate([piece for path in paths for piece in (path, gap)])
-    run.show(
-        Figure(
-            "motion_paths",
-            "scatter",
-            "Paths of whole frames",
-            caption=f"Where the content sits in each frame (colour: number of the frame), first frame at zero, in "
-            f"{len(paths)} of {len(done)} movies, {names[done[0][0]]} the first. "
-            f"Median length {np.median(total):.1f} Å.",
-            x_label="x (Å)",
-            y_label="y (Å)",
-            data={
-                "x": joined[:, 1],
-                "y": joined[:, 0],
-                "values": np.concatenate([np.arange(1, len(path) + 2) for path in paths]),
-                "connect": True,
-            },
-        )
-    )
-    run.show(Figure("motion_total", "histogram", "Total motion", x_label="Å", data={"values": total}))
 
 
 def _value(column: np.ndarray | None, row: int, given: float | None) -> float | None:
