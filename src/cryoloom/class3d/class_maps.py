@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
+from cryoloom.class3d.align import FAR, class_share
 from cryoloom.class3d.common import CommonMap
 from cryoloom.class3d.fold_maps import SMALL, class_candidates
 from cryoloom.class3d.mixture import Mixture
@@ -13,9 +14,10 @@ from cryoloom.em.accumulate import accumulate
 from cryoloom.em.gauss_newton import PosePriors, refine_poses
 from cryoloom.em.halves import prepare_references, solve_halves
 from cryoloom.em.images import ImageSource
-from cryoloom.em.poses import PoseTable, single_candidates
+from cryoloom.em.poses import Candidates, PoseTable, posterior_of, single_candidates
+from cryoloom.em.rescue import SafetyNet, rescue
 from cryoloom.em.solve import prepare_sums, solve, ssnr_of
-from cryoloom.em.survivors import normalise_scale, take_best
+from cryoloom.em.survivors import normalise_scale, survivors, take_best
 from cryoloom.fourier.slices import PaddedSpectrum
 
 
@@ -61,7 +63,7 @@ def solve_class(
     return ClassMap(whole, (volumes[0], volumes[1]), source.field / max(pair.radius, 1))
 
 
-def realign_within_classes(
+def realign_with_classes(
     source: ImageSource,
     mixture: Mixture,
     poses: PoseTable,
@@ -70,12 +72,61 @@ def realign_within_classes(
     *,
     radius: int,
     diameter: float,
+    shift_range: float,
     symmetry: str = "C1",
-) -> PoseTable:
-    """Poses fitted to the map of each particle's most likely class in its own half; a new table."""
+) -> tuple[PoseTable, np.ndarray, int]:
+    """Poses fitted to the classes' maps of each particle's own half.
+
+    Every particle is fitted near its pose to the map of its most likely class; those that fit badly are searched again
+    over all poses, shifts (Å) and classes: the map of all states together may have led them astray.
+
+    Returns
+    -------
+    poses
+        A new table.
+    share
+        Memberships `(n, K)`: as they were, but for particles that were found elsewhere.
+    n_rescued
+        How many those are.
+    """
     rows = np.arange(len(source))
     n_classes = mixture.share.shape[1]
-    candidates, member = class_candidates(mixture.share, poses, rows)
+    spectra = _maps_of_halves(source, mixture, poses, common, executor, radius, diameter, symmetry)
+    turn = float(np.clip(source.field / radius / diameter * 1.5, np.deg2rad(1.0), np.deg2rad(8.0)))
+
+    def fit(some: Candidates, last: int, n_steps: int) -> Candidates:
+        return refine_poses(
+            source, spectra, poses.half, some, common.noise, executor,
+            radius=last, n_steps=n_steps, priors=PosePriors(scale_sd=0.15), largest_turn=turn,
+        )  # fmt: skip
+
+    own = mixture.share.argmax(1)
+    found = fit(single_candidates(rows, poses.rotation, poses.shift_px, reference=own), radius, 5)
+    net = SafetyNet(symmetry, diameter, shift_range / source.pixel_size, least=0.2, top=6 + 2 * n_classes)
+    found, n_rescued = rescue(source, spectra, poses.half, found, common.noise, executor, fit, net, radius=radius)
+    found = survivors(found, 2 + 2 * n_classes, 1e-3, symmetry)
+    found = normalise_scale(replace(found, posterior=posterior_of(found)), poses.half)
+    moved = replace(poses, **{name: column.copy() for name, column in poses.arrays().items()})
+    take_best(moved, found, poses.rotation, symmetry)
+    share = mixture.share.copy()
+    elsewhere = moved.moved > FAR
+    share[elsewhere] = class_share(found, n_classes)[elsewhere]
+    return moved, share, n_rescued
+
+
+def _maps_of_halves(
+    source: ImageSource,
+    mixture: Mixture,
+    poses: PoseTable,
+    common: CommonMap,
+    executor: Executor,
+    radius: int,
+    diameter: float,
+    symmetry: str,
+) -> list[list[PaddedSpectrum]]:
+    """Maps of all classes in either half, ready to be sliced."""
+    n_classes = mixture.share.shape[1]
+    candidates, member = class_candidates(mixture.share, poses, np.arange(len(source)))
     target = (poses.half[candidates.row] - 1) * n_classes + member
     sums = accumulate(source, candidates, target, 2 * n_classes, common.noise, executor, radius=radius)
     solved = [prepare_sums(s, symmetry, executor) for s in sums]
@@ -90,14 +141,4 @@ def realign_within_classes(
             spectra[h] += prepare_references(
                 [solve(halves[h], box, ssnr) * pair.masks[h]], executor, radius, source.place
             )
-    own = mixture.share.argmax(1)
-    start = single_candidates(rows, poses.rotation, poses.shift_px, reference=own)
-    turn = float(np.clip(source.field / radius / diameter * 1.5, np.deg2rad(1.0), np.deg2rad(8.0)))
-    found = refine_poses(
-        source, spectra, poses.half, start, common.noise, executor,
-        radius=radius, n_steps=5, priors=PosePriors(scale_sd=0.15), largest_turn=turn,
-    )  # fmt: skip
-    moved = replace(poses, **{name: column.copy() for name, column in poses.arrays().items()})
-    found = normalise_scale(replace(found, posterior=np.ones(len(found))), poses.half)
-    take_best(moved, found, poses.rotation, symmetry)
-    return moved
+    return spectra

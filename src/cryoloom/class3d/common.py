@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from cryoloom.contract import Executor
-from cryoloom.data import VolumeMap
+from cryoloom.data import ParticleSet, VolumeMap
 from cryoloom.em.accumulate import accumulate
 from cryoloom.em.halves import prepare_references, solve_halves
 from cryoloom.em.images import ImageSource
 from cryoloom.em.noise import NoiseModel, estimate_image_power, estimate_noise
-from cryoloom.em.poses import PoseTable
+from cryoloom.em.poses import PoseTable, empty_poses
 from cryoloom.em.solve import prepare_sums, solve, ssnr_of
 from cryoloom.fourier import fourier_crop
 from cryoloom.maps.mask import soft_mask_from_map
@@ -45,6 +45,17 @@ class CommonMap:
     support: Tensor
     noise: NoiseModel
     radius: int
+
+
+def given_poses(particles: ParticleSet, half: np.ndarray, pixel_size: float) -> PoseTable:
+    """Poses, shifts and grey scales that particles came with."""
+    poses = empty_poses(len(particles), half)
+    poses.rotation[:] = particles.rotation
+    poses.shift_px[:] = 0.0 if particles.shift is None else particles.shift / pixel_size
+    if particles.scale is not None:
+        poses.scale[:] = np.where(np.isfinite(particles.scale), particles.scale, 1.0)
+    poses.known[:] = True
+    return poses
 
 
 def common_map(

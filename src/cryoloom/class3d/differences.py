@@ -97,17 +97,27 @@ def learn_prior(
     ssnr = _class_ssnr(first, second, mask, population).mean(0)
     wiener = torch.from_numpy(ssnr / (1.0 + ssnr))
     smooth = [list(executor.map(lambda v: weight_shells(v, wiener), half)) for half in (first, second)]
-    place = _agreement(smooth[0], smooth[1], population, field / box, blur) * mask
+    place = local_agreement(smooth[0], smooth[1], population, field / box, blur) * mask
     return DifferencePrior(_double_ssnr(mean_fsc), _class_ssnr(first, second, place, population), place)
 
 
-def _agreement(
-    first: list[Tensor], second: list[Tensor], population: np.ndarray, pixel_size: float, blur: float
+def local_agreement(
+    first: list[Tensor], second: list[Tensor], weight: np.ndarray, pixel_size: float, blur: float
 ) -> Tensor:
-    """`2ρ / (1 + ρ)` of the local correlation ρ of the halves' differences, all classes together."""
+    """`2ρ / (1 + ρ)` of the local correlation ρ of two halves' maps, all pairs together with their weights.
+
+    Parameters
+    ----------
+    first, second
+        Maps of either half, `(m, m, m)` each.
+    weight
+        Of every pair of maps.
+    pixel_size, blur
+        Å per voxel, and Å over which the correlation of a place is averaged.
+    """
     product = torch.zeros_like(first[0])
     power = torch.zeros_like(first[0])
-    for a, b, p in zip(first, second, population, strict=True):
+    for a, b, p in zip(first, second, weight, strict=True):
         product += float(p) * a * b
         power += float(p) * 0.5 * (a**2 + b**2)
     box = product.shape[0]

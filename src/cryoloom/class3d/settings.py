@@ -1,6 +1,13 @@
-"""Settings and declaration of the stage `class3d`."""
+"""Settings and declarations of the stages `class3d` and `variability`."""
 
 from cryoloom.contract import Input, Settings, StageDeclaration, diameter_setting, setting, symmetry_setting
+
+NOISE = setting(
+    "optics",
+    "Which particles share a noise spectrum: those of one optics group, or of one micrograph.",
+    pattern="^(optics|micrograph)$",
+    expert=True,
+)
 
 
 class Class3dSettings(Settings):
@@ -24,12 +31,7 @@ class Class3dSettings(Settings):
     shift_range: float | None = setting(
         None, "Largest shift searched; by default a tenth of the particle's diameter, at least 8 Å.", unit="Å", gt=0
     )
-    noise: str = setting(
-        "optics",
-        "Which particles share a noise spectrum: those of one optics group, or of one micrograph.",
-        pattern="^(optics|micrograph)$",
-        expert=True,
-    )
+    noise: str = NOISE
 
 
 CLASS3D = StageDeclaration(
@@ -50,6 +52,37 @@ CLASS3D = StageDeclaration(
     writes={
         "class001": "map of the first class (class002 ... of the others), with class001_half1 and class001_half2",
         "particles": "particles with their class, pose, and probability of each class",
+    },
+    several_gpus=True,
+)
+
+
+class VariabilitySettings(Settings):
+    """The directions in which particles of known pose differ, by a principal component analysis of volumes."""
+
+    components: int = setting(3, "Principal volumes looked for.", ge=1, le=6)
+    symmetry: str = symmetry_setting("of every volume")
+    mask_diameter: float | None = diameter_setting("0.8 times the box by default")
+    finest: float | None = setting(
+        None, "Finest detail that is looked at; by default 8 Å, or what the map of all particles shows.", unit="Å", gt=0
+    )
+    noise: str = NOISE
+
+
+VARIABILITY = StageDeclaration(
+    name="variability",
+    help="Find the directions in which posed particles differ, how far, and where each particle stands.",
+    settings=VariabilitySettings,
+    function="cryoloom.class3d.variability:find_variability",
+    inputs=(
+        Input("particles", "particles", "Particle images with their CTFs and poses, as `refine` leaves them."),
+        Input("mask", "map", "Focus: what differs outside this mask is not looked at.", required=False),
+    ),
+    writes={
+        "mean": "mean map",
+        "component001": "first principal volume at one standard deviation (component002 ...); of those that both "
+        "halves show, component001_frame1 ... _frame5 from -2 to 2 standard deviations",
+        "particles": "particles with their coordinates in standard deviations, and the errors of these",
     },
     several_gpus=True,
 )

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from cryoloom.class3d.align import AlignmentPlan, align_to_references
-from cryoloom.class3d.class_maps import ClassMap, realign_within_classes, solve_class
-from cryoloom.class3d.common import CommonMap, common_map
+from cryoloom.class3d.class_maps import ClassMap, realign_with_classes, solve_class
+from cryoloom.class3d.common import CommonMap, common_map, given_poses
 from cryoloom.class3d.generality import evidence_elsewhere
 from cryoloom.class3d.latent import coordinates, sort_by_coordinates
 from cryoloom.class3d.mixture import Mixture, begin_mixture, judge_apart, refine_mixture
@@ -22,13 +22,15 @@ from cryoloom.data import ParticleSet, VolumeMap
 from cryoloom.em.groups import half_sets, noise_groups
 from cryoloom.em.images import ImageSource, cache_bytes
 from cryoloom.em.place import Place
-from cryoloom.em.poses import PoseTable, empty_poses
+from cryoloom.em.poses import PoseTable
 from cryoloom.em.start import particle_diameter, place_reference
 from cryoloom.io.particles import ParticleImages
 from cryoloom.maps.filter import lowpass
 
 LARGEST_SUBSPACE = 6
 """Most directions looked for, however many classes there are."""
+MOST_REALIGNED = 4
+"""Most rounds of alignment with the maps of the classes."""
 
 
 @stage(CLASS3D)
@@ -73,14 +75,7 @@ def sort_particles(
     run.log(f"map of all particles: {field / common.radius:.1f} Å")
     mixture, gain = _sorted(source, kept, common, n_classes, len(references) > 1, settings, run)
     if settings.alignment and n_classes > 1:
-        radius = _radii(field, common.radius, diameter)[-1]
-        poses = realign_within_classes(
-            source, mixture, poses, common, run.executor, radius=radius, diameter=diameter, symmetry=settings.symmetry
-        )
-        mixture = refine_mixture(
-            source, mixture.share, poses, np.arange(len(source)), common, run.executor,
-            radii=[radius], n_steps=2, symmetry=settings.symmetry, log=run.log,
-        )  # fmt: skip
+        poses, common, mixture = _realigned(source, poses, common, mixture, mask, diameter, settings, run)
     if n_classes > 1:
         mixture = judge_apart(
             source, mixture, poses, np.arange(len(source)), common, run.executor,
@@ -116,17 +111,12 @@ def _poses(
             symmetry=settings.symmetry,
             diameter=diameter,
             initial_lowpass=settings.initial_lowpass,
-            shift_range=settings.shift_range or max(8.0, 0.1 * diameter),
+            shift_range=_shift_range(settings, diameter),
             finest=settings.finest or max(5.0, 2.5 * source.pixel_size),
         )
         poses, share, _ = align_to_references(source, placed, half, plan, run.executor, run.log)
         return poses, share if len(placed) > 1 else None
-    poses = empty_poses(len(particles), half)
-    poses.rotation[:] = particles.rotation
-    poses.shift_px[:] = 0.0 if particles.shift is None else particles.shift / source.pixel_size
-    if particles.scale is not None:
-        poses.scale[:] = np.where(np.isfinite(particles.scale), particles.scale, 1.0)
-    poses.known[:] = True
+    poses = given_poses(particles, half, source.pixel_size)
     if len(placed) < 2:
         return poses, None
     return poses, share_of_references(source, placed, poses, settings.initial_lowpass, run.executor)
@@ -185,6 +175,43 @@ def _sorted(
         log=run.log, keep=lambda share, left: save_progress(path, Progress(poses, share, tuple(left), kept.gain)),
     )  # fmt: skip
     return mixture, kept.gain
+
+
+def _realigned(
+    source: ImageSource,
+    poses: PoseTable,
+    common: CommonMap,
+    mixture: Mixture,
+    mask: VolumeMap | None,
+    diameter: float,
+    settings: Class3dSettings,
+    run: Run,
+) -> tuple[PoseTable, CommonMap, Mixture]:
+    """Poses by the maps of the classes and classes by these poses, until few particles are found elsewhere."""
+    for _ in range(MOST_REALIGNED):
+        radius = _radii(source.field, common.radius, diameter)[-1]
+        poses, share, n_rescued = realign_with_classes(
+            source, mixture, poses, common, run.executor, radius=radius, diameter=diameter,
+            shift_range=_shift_range(settings, diameter), symmetry=settings.symmetry,
+        )  # fmt: skip
+        run.log(f"aligned with their classes: {n_rescued} of {len(source)} particles found elsewhere")
+        few = n_rescued < 0.01 * len(source)
+        if not few:
+            common = common_map(
+                source, poses, diameter, run.executor, symmetry=settings.symmetry, finest=settings.finest, focus=mask
+            )
+        mixture = refine_mixture(
+            source, share, poses, np.arange(len(source)), common, run.executor,
+            radii=[_radii(source.field, common.radius, diameter)[-1]], n_steps=2 if few else settings.max_steps,
+            symmetry=settings.symmetry, log=run.log,
+        )  # fmt: skip
+        if few:
+            break
+    return poses, common, mixture
+
+
+def _shift_range(settings: Class3dSettings, diameter: float) -> float:
+    return settings.shift_range or max(8.0, 0.1 * diameter)
 
 
 def _results(

@@ -4,7 +4,8 @@ Each particle shows `V_i = U_0 + Σ_j z_ij U_j` with `z ~ N(0, 1)` (Tagare et al
 Punjani & Fleet 2021, doi:10.1016/j.jsb.2021.107702). The likelihood of this model has no local maxima but the
 global one (Tipping & Bishop 1999, doi:10.1111/1467-9868.00196), so it is a start for classes that does not hang on
 chance: K states span at most K - 1 directions about their mean. Each volume and shell is regularised by the FSC between
-the two halves' solutions for equal coordinates, and held inside the mask.
+the two halves' solutions for equal coordinates, and held inside the mask; once the directions have taken shape, also
+to the places where the halves agree.
 """
 
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cryoloom.class3d.common import mask_in_box
+from cryoloom.class3d.differences import local_agreement
 from cryoloom.class3d.latent import coordinates
 from cryoloom.contract import Executor
 from cryoloom.em.channels import accumulate_channels, solve_channels
@@ -24,7 +26,7 @@ from cryoloom.em.noise import NoiseModel
 from cryoloom.em.poses import PoseTable
 from cryoloom.em.products import slice_products
 from cryoloom.em.solve import box_for_radius
-from cryoloom.maps.filter import lowpass
+from cryoloom.maps.filter import lowpass, weight_shells
 from cryoloom.maps.fsc import fourier_shell_correlation
 
 
@@ -86,11 +88,11 @@ def find_subspace(
     rotation, shift, scale = poses.rotation[rows], poses.shift_px[rows], poses.scale[rows]
     part = poses.half[rows] - 1 if split is None else split
     zeros, q = np.zeros(len(rows), np.int64), n_directions
-    for radius in radii:
+    for number, radius in enumerate(radii):
         box = box_for_radius(radius + 1, source.box)
         inside = mask_in_box(mask, box)
-        energy = np.zeros(q)
-        for _ in range(n_steps):
+        energy, local = np.zeros(q), number > 0
+        for step in range(n_steps):
             spectra = prepare_references(volumes, executor, radius, source.place)
             cross, gram = slice_products(
                 source, [spectra], zeros, rows, rotation, shift, noise, executor, radius=radius
@@ -98,7 +100,10 @@ def find_subspace(
             first, covariance = coordinates(cross, gram, scale)
             before, energy = energy, np.sort(np.einsum("njj->j", gram[:, 1:, 1:]) / len(rows))
             if np.abs(energy - before).max() < 0.02 * energy.max():
-                break
+                if local:
+                    break
+                local = True
+            local = local or step >= n_steps // 2
             second = covariance + first[:, :, None] * first[:, None, :]
             whiten = np.linalg.inv(np.linalg.cholesky(second.mean(0) + 1e-6 * np.eye(q)))
             first, second = first @ whiten.T, whiten @ second @ whiten.T
@@ -112,17 +117,33 @@ def find_subspace(
             )  # fmt: skip
             weak = np.full((q + 1, radius + 1), 0.05)
             halves = [solve_channels(sums[h], q + 1, radius, box, weak, symmetry, executor) for h in (0, 1)]
+            where = common_places(halves, inside, radius, source.field) if local else inside
             prior = np.empty((q + 1, radius + 1))
             for j in range(q + 1):
-                fsc = fourier_shell_correlation(halves[0][j] * inside, halves[1][j] * inside).numpy()
+                seen = inside if j == 0 else where
+                fsc = fourier_shell_correlation(halves[0][j] * seen, halves[1][j] * seen).numpy()
                 prior[j] = inverse_ssnr(fsc, radius)
             volumes = solve_channels(sums[0] + sums[1], q + 1, radius, box, prior, symmetry, executor)
-            volumes = [volumes[0]] + [v * inside for v in volumes[1:]]
+            volumes = [volumes[0]] + [v * where for v in volumes[1:]]
         if log is not None:
             log(f"directions at {source.field / radius:.1f} Å: energy {np.round(energy[::-1], 2)}")
     spectra = prepare_references(volumes, executor, radii[-1], source.place)
     cross, gram = slice_products(source, [spectra], zeros, rows, rotation, shift, noise, executor, radius=radii[-1])
     return Subspace(volumes, cross, gram, np.einsum("njj->j", gram[:, 1:, 1:]) / len(rows))
+
+
+def common_places(halves: list[list[Tensor]], inside: Tensor, radius: int, field: float) -> Tensor:
+    """Where the halves' directions agree, from 0 to 1 inside the mask: what differs is mostly a small part."""
+    smooth: list[list[Tensor]] = [[], []]
+    for pair in zip(halves[0][1:], halves[1][1:], strict=True):
+        inverse = inverse_ssnr(fourier_shell_correlation(pair[0] * inside, pair[1] * inside).numpy(), radius)
+        wiener = torch.zeros(len(inside) // 2 + 1, dtype=torch.float64)
+        wiener[: radius + 1] = torch.from_numpy(1.0 / (1.0 + inverse))
+        for kept, volume in zip(smooth, pair, strict=True):
+            kept.append(weight_shells(volume * inside, wiener))
+    blur = max(10.0, 1.5 * field / radius)
+    n = len(smooth[0])
+    return local_agreement(smooth[0], smooth[1], np.ones(n) / n, field / len(inside), blur) * inside
 
 
 def inverse_ssnr(fsc: np.ndarray, radius: int) -> np.ndarray:

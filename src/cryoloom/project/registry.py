@@ -21,6 +21,7 @@ STAGES = {
     "abinitio": "cryoloom.abinitio.settings:ABINITIO",
     "refine": "cryoloom.refine.settings:REFINE",
     "class3d": "cryoloom.class3d.settings:CLASS3D",
+    "variability": "cryoloom.class3d.settings:VARIABILITY",
     "subtract": "cryoloom.subtraction.settings:SUBTRACT",
     "reconstruct": "cryoloom.reconstruct.settings:RECONSTRUCT",
     "postprocess": "cryoloom.postprocess.settings:POSTPROCESS",
