@@ -65,7 +65,8 @@ class Scripted:
     def step(self, stage, inputs, **settings):
         self.asked.append(stage)
         outputs = {"picks": self.root / "picks.star", "particles": self.root / "cut.star"}
-        return JobResult(self.root / stage, {}, outputs)
+        self.jobs = [*self.jobs, JobResult(self.root / stage, {}, outputs)]
+        return self.jobs[-1]
 
 
 def _refined(root: Path, name: str, resolution: float, known: ParticleSet) -> JobResult:
@@ -79,10 +80,16 @@ def test_the_better_refinement_is_kept(tmp_path, resolution, kept):
     way = Scripted(tmp_path, _picks(100))
     first = _refined(tmp_path, "first", 5.0, _known(50))
     second = _refined(tmp_path, "second", resolution, _known(100))
-    way.jobs = [first, second]
-    best = refine_again(way, tmp_path / "m.star", first, DIAMETER, lambda particles: second)
+    way.jobs = [first]
+
+    def refine(particles):
+        way.jobs = [*way.jobs, second]
+        return second
+
+    best = refine_again(way, tmp_path / "m.star", first, DIAMETER, refine)
     assert way.asked == ["pick", "extract"]
     assert best.folder.name == kept and way.jobs[-1] is best
+    assert len(way.jobs) == 4
 
 
 def test_nothing_is_refined_again_for_few_particles_or_a_map_that_is_not_there(tmp_path):
@@ -91,7 +98,9 @@ def test_nothing_is_refined_again_for_few_particles_or_a_map_that_is_not_there(t
 
     way = Scripted(tmp_path, _picks(55))
     first = _refined(tmp_path, "first", 5.0, _known(50))
+    way.jobs = [JobResult(tmp_path / "pick1", {}, {}), first]
     assert refine_again(way, tmp_path / "m.star", first, DIAMETER, never) is first
+    assert [job.folder.name for job in way.jobs] == ["pick", "pick1", "first"]
     way = Scripted(tmp_path, _picks(100))
     weak = _refined(tmp_path, "weak", 5.0, _known(50, unreliable=45))
     assert refine_again(way, tmp_path / "m.star", weak, DIAMETER, never) is weak

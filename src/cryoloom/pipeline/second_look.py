@@ -45,18 +45,25 @@ def refine_again(
     reliable = known.reliability is not None and int((known.reliability > RELIABLE).sum()) >= FEWEST
     if not reliable or refined.summary["verdict"] == "not found":
         return refined
+    before = list(way.jobs)
     inputs = {"micrographs": micrographs, "references": refined["map"]}
     picks = way.step("pick", inputs, diameter=diameter, method=way.settings.picking)
     share = gained_share(read_picks(picks["picks"], root=way.root), known, diameter)
     if share < WORTH:
         way.sink.message(f"The map finds {share:.0%} more particles than were refined: not refined again.")
-        return refined
+        return _keep(way, before, refined)
     way.sink.message(f"The map finds {share:.0%} more particles than were refined: all are refined again.")
     cut = way.step("extract", {"micrographs": micrographs, "picks": picks["picks"]}, diameter=diameter)
     again = refine(cut["particles"])
     if again.summary["resolution"] < refined.summary["resolution"]:
         return again
-    way.jobs = [*(job for job in way.jobs if job.folder != refined.folder), refined]  # the last one counts
+    return _keep(way, before, refined)
+
+
+def _keep(way: Way, before: list[JobResult], refined: JobResult) -> JobResult:
+    """The first refinement; of the jobs of one stage the last one counts, so those of the second look go ahead."""
+    folders = {job.folder for job in before}
+    way.jobs = [*(job for job in way.jobs if job.folder not in folders), *before]
     return refined
 
 
