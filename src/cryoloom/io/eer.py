@@ -183,7 +183,8 @@ class EerMovie:
 
 
 _CLOSED, _UNCLOSED, _OVERRUN = 0, 1, 2
-_BAND_BYTES = 1 << 18  # of the picture, which all lists of a group are counted into before the next: it stays in cache
+_BAND_BYTES = 1 << 16  # of the picture, which all lists of a group are counted into before the next: it stays in cache
+_BAND_PIXELS = 1 << 14  # of the detector, at least: each list is taken up again for every band
 
 
 @numba.njit(nogil=True, cache=True)
@@ -197,7 +198,8 @@ def _render(words, start, n_bytes, run_bits, x_bits, y_bits, more_bits, height, 
     bits = np.zeros(n, np.int64)
     pixels = np.zeros(n, np.int64)
     places = _place_table(x_bits, y_bits, upsampling, width)
-    band = width * max(_BAND_BYTES // (image.itemsize * upsampling * upsampling * width), 1)
+    band = max(_BAND_BYTES // (image.itemsize * upsampling * upsampling), _BAND_PIXELS)
+    band = width * max(band // width, 1)
     end = 0
     while end < n_pixels:
         begin, end = end, min(end + band, n_pixels)
