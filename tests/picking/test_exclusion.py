@@ -105,6 +105,8 @@ def test_borders_that_repeat_the_last_row_or_hold_nothing_are_found(kind):
     padded = torch.from_numpy(np.pad(inside, ((0, 12), (9, 0)), mode=kind))
     assert copied_borders(padded) == ((0, 13, 10, 0) if kind == "edge" else (0, 12, 9, 0))
     assert copied_borders(torch.from_numpy(inside)) == (0, 0, 0, 0)
+    padded[-3:] = torch.from_numpy(padded.numpy()[20:23])  # something else at the very edge
+    assert copied_borders(padded)[1] == (13 if kind == "edge" else 12)
 
 
 def test_no_particle_is_looked_for_in_a_copied_border():

@@ -4,11 +4,11 @@ Programs that shift frames or shrink images leave such borders, and the bars of 
 filter. Along a border that is copied, neighbouring rows are alike, which noise never is.
 """
 
-import torch
+import numpy as np
 from torch import Tensor
 
 _ALIKE = 0.4  # of the usual difference of neighbouring rows, below which they are copies
-_FEWEST = 2  # rows
+_FEWEST, _RUN = 2, 8  # rows that repeat: at the edge, and where something else lies between them and the edge
 _WIDEST = 0.2  # of the image
 _SAMPLE = 512  # pixels of a row, about, that are compared
 
@@ -25,9 +25,14 @@ def _copied(lines: Tensor) -> tuple[int, int]:
     some = lines[:, :: max(1, width // _SAMPLE)].double()
     difference = (some[1:] - some[:-1]).square().mean(1).sqrt()
     limit = _ALIKE * float(difference.median()) if n > 1 else 0.0
-    found = []
-    for ordered in (difference, difference.flip(0)):
-        (unlike,) = torch.nonzero(ordered >= limit, as_tuple=True)
-        rows = int(unlike[0]) + 1 if limit > 0 and len(unlike) else 0  # the last one that is copied too
-        found.append(rows if _FEWEST < rows <= _WIDEST * n else 0)
-    return found[0], found[1]
+    copied = (difference < limit).cpu().numpy()
+    widest = int(_WIDEST * n)
+    return _end(copied[:widest]), _end(copied[::-1][:widest])
+
+
+def _end(copied: np.ndarray) -> int:
+    """How many rows the border has, by which of them are like the next one, from the edge on."""
+    steps = np.flatnonzero(np.diff(np.concatenate([[False], copied, [False]]).astype(int)))
+    runs = [(start, end) for start, end in steps.reshape(-1, 2) if end - start >= (_FEWEST if start == 0 else _RUN)]
+    # a run that does not end here is no border, but a smooth micrograph
+    return int(runs[-1][1]) + 1 if runs and runs[-1][1] < len(copied) else 0  # the last one is copied too
