@@ -77,9 +77,9 @@ def test_a_first_diameter_that_was_too_large_gives_way_to_two_rounds_that_agree(
 
 
 def test_rounds_go_on_until_the_diameter_is_found_again(tmp_path):
-    way = Scripted(tmp_path, [(300, 0.3), (200, 0.01), (200, 0.01)], seen=(225.0, 155.0, 150.0))
+    way = Scripted(tmp_path, [(300, 0.3), (200, 0.01), (200, 0.01)], seen=(250.0, 155.0, 150.0))
     assert find_particles(way, tmp_path / "micrographs.star").diameter == 155.0
-    assert [settings["diameter"] for stage, _, settings in way.asked if stage == "pick"] == [None, 225.0, DIAMETER]
+    assert [settings["diameter"] for stage, _, settings in way.asked if stage == "pick"] == [None, 250.0, DIAMETER]
 
 
 def test_a_diameter_that_was_given_is_kept(tmp_path):
@@ -92,7 +92,7 @@ def test_a_diameter_beyond_the_circle_of_the_classes_is_not_believed(tmp_path):
     way = Scripted(tmp_path, [(300, 0.3), (200, 0.2), (150, 0.1)], seen=(500.0, 210.0, 205.0))
     assert find_particles(way, tmp_path / "micrographs.star").diameter == 210.0
     second = [settings["diameter"] for stage, _, settings in way.asked if stage == "pick"][1]
-    assert second == pytest.approx(1.15 * DIAMETER)
+    assert second == pytest.approx(1.3 * DIAMETER)
 
 
 def test_each_round_picks_by_the_method_that_is_wanted(tmp_path):

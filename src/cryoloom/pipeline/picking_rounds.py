@@ -21,8 +21,8 @@ SETTLED = 0.05  # median shift of the selected particles over their diameter at 
 LEAST_KEPT = 0.3  # a later round counts if it keeps this share of what was kept before: early ones count parts and junk
 APART = 0.4  # centres nearer than this share of the diameter are one particle
 AGREED = 1.15  # ratio of two diameters that are called equal
-CIRCLE = 1.15  # diameter of the circle that 2D classes see, in diameters of the particle: neighbours stay outside
-WANDER = 0.2  # of the diameter, from the pick: where 2D classes look for the centre, since early picks sit on parts
+CIRCLE = 1.25  # diameter of the circle that 2D classes see, in diameters of the particle
+FIRST_CIRCLE = 1.3  # the same, while the size is a first guess
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def find_particles(way: Way, micrographs: Path) -> FoundParticles | None:
             break
         first = first or picks.summary["diameter"]
         found = extent or first
-        circle = CIRCLE * found
+        circle = (CIRCLE if measured else FIRST_CIRCLE) * found
         classes = _classify(way, micrographs, {"picks": picks["picks"]}, found, circle)
         if classes.summary["n_out"] == 0:
             break
@@ -105,9 +105,7 @@ def _alike(one: float, other: float) -> bool:
 
 def _classify(way: Way, micrographs: Path, where: dict[str, Path], diameter: float, circle: float) -> JobResult:
     particles = _extract(way, micrographs, where, diameter)
-    return way.step(
-        "class2d", {"particles": particles["particles"]}, mask_diameter=circle, shift_range=WANDER * diameter
-    )
+    return way.step("class2d", {"particles": particles["particles"]}, mask_diameter=circle)
 
 
 def _extract(way: Way, micrographs: Path, where: dict[str, Path], diameter: float) -> JobResult:

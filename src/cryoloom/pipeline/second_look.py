@@ -20,7 +20,7 @@ from cryoloom.pipeline.way import Way
 from cryoloom.project.runner import JobResult
 
 APART = 0.4  # of the diameter: places nearer than this are one particle
-WORTH = 0.25  # missed particles over the reliable ones, from which on refining again pays
+WORTH = 0.15  # missed particles over the reliable ones, from which on refining again pays
 RELIABLE = 0.5  # probability that the pose of a refined particle is right
 FEWEST = 20  # reliable particles that tell how a particle scores
 
