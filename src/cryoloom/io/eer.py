@@ -315,8 +315,7 @@ def _count_places(  # type: ignore[no-untyped-def] # pragma: no cover
     """The same on a finer grid."""
     longest = np.uint64((1 << run_bits) - 1)
     place_mask = np.uint64((1 << place_bits) - 1)
-    to_place, to_next, to_more = np.uint64(run_bits), np.uint64(run_bits + place_bits), np.uint64(more_bits)
-    code_bits = run_bits + place_bits
+    to_place, code_bits = np.uint64(run_bits), run_bits + place_bits
     n_codes = 64 // code_bits
     count = 0
     row = pixel // width
@@ -331,19 +330,16 @@ def _count_places(  # type: ignore[no-untyped-def] # pragma: no cover
             after = pixel + np.int64(run)
             if after >= end:
                 return bit, pixel, count
-            if run == longest:
-                pixel = after
-                bit += more_bits
-                window >>= to_more
-                continue
             while after >= row_end:
                 row_end += width
                 row_base += row_step
-            flat[np.uint64(after * upsampling + row_base + places[(window >> to_place) & place_mask])] += 1
-            pixel = after + 1
-            count += 1
-            bit += code_bits
-            window >>= to_next
+            electron = int(run != longest)
+            flat[np.uint64(after * upsampling + row_base + places[(window >> to_place) & place_mask])] += electron
+            pixel = after + electron
+            count += electron
+            step = more_bits + (code_bits - more_bits) * electron
+            window >>= np.uint64(step)
+            bit += step
     return bit, pixel, count
 
 
