@@ -15,7 +15,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from cryoloom.picking.clumps import clumped_regions, far_too_dense, find_objects
-from cryoloom.picking.reduce import Reduced
+from cryoloom.picking.reduce import Reduced, broad_mean
 
 _SMOOTH = 20.0  # Å, standard deviation of the smoothing for the density
 _CORE_SIGMA, _RIM_SIGMA = 9.0, 4.0  # robust deviations: somewhere in a dense region, and everywhere in it
@@ -87,8 +87,8 @@ def fill_excluded(image: Tensor, mask: Tensor, pixel_size: float) -> Tensor:
     seen = (~rim).astype(np.float32)
     filled = np.full_like(plain, np.median(plain[~rim]))
     for sigma in (400.0, 150.0, 60.0):  # Å; the nearest that is seen decides
-        share = ndimage.gaussian_filter(seen, sigma / pixel_size)
-        mean = ndimage.gaussian_filter(plain * seen, sigma / pixel_size) / np.maximum(share, 1e-6)
+        share = broad_mean(torch.from_numpy(seen), sigma / pixel_size).numpy()
+        mean = broad_mean(torch.from_numpy(plain * seen), sigma / pixel_size).numpy() / np.maximum(share, 1e-6)
         filled = np.where(share > 0.05, mean, filled)
     return torch.from_numpy(np.where(rim, filled, plain)).to(image.device)
 

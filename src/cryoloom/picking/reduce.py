@@ -115,7 +115,7 @@ def flatten_background(image: Tensor, extent_px: float, *, limit: float = 5.0) -
         Values are limited to this many robust standard deviations.
     """
     flat = remove_trend(image)
-    flat = flat - _gaussian(flat, extent_px)
+    flat = flat - broad_mean(flat, extent_px)
     sigma = 1.4826 * flat.abs().median().clamp_min(1e-12)
     flat = (flat / sigma).clamp(-limit, limit)
     flat = flat - flat.mean()
@@ -164,7 +164,7 @@ def _uniform(image: Tensor, size: int) -> Tensor:
     return torch.nn.functional.avg_pool2d(padded, size, stride=1)[0, 0]
 
 
-def _gaussian(image: Tensor, sigma_px: float) -> Tensor:
+def broad_mean(image: Tensor, sigma_px: float) -> Tensor:
     """Local mean with a Gaussian window; the smooth result is computed on a coarser grid."""
     step = max(1, int(sigma_px / 4))
     h, w = image.shape
