@@ -135,7 +135,7 @@ def search_by_bound(
     """
     finest = grids[-1]
     shifts_px = torch.from_numpy(finest.shifts_px).float()
-    searcher = RingSearcher(source, noise, n_rings, shifts_px, finest.rotations, top, "cpu")
+    searcher = RingSearcher(source, noise, n_rings, shifts_px, finest.rotations, top)
     plan = searcher.plan
     typical = plan.ring_weight * plan.n_samples * 0.5 * searcher.inverse_noise.mean(0)
     trees = []

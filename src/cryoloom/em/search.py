@@ -156,7 +156,7 @@ class RingSearcher:
         shifts_px: Tensor,
         rotations: Tensor,
         top: int,
-        device: str,
+        device: str = "cpu",
     ) -> None:
         self.source, self.shifts_px, self.rotations, self.top = source, shifts_px, rotations, top
         diameter_px = source.mask_diameter / source.pixel_size
