@@ -45,8 +45,6 @@ def test_peaks_of_several_pickers_on_one_particle_are_one_candidate():
     assert found.scores[order].tolist() == [[5.0, 4.0], [3.0, LOWEST], [LOWEST, 6.0]]
     assert found.place[order][0].tolist() == pytest.approx([10.8, 10.0], abs=0.01)
     assert found.apart[order].tolist() == pytest.approx([2.0, 0.0, 0.0])
-    known = cluster([first, second], 10.0, centring=0)
-    assert known.place[np.argsort(known.place[:, 0])].tolist() == [[10.0, 10.0], [50.0, 50.0], [90.0, 20.0]]
     assert len(cluster([first, first], 200.0).place) == 1
     assert len(cluster([(np.zeros((0, 2)), np.zeros(0))] * 2, 5.0).place) == 0
 

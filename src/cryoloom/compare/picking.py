@@ -74,7 +74,7 @@ def two_pickers(
 
     What is masked is no place.
     """
-    search = ConsensusSearch(micrographs, load, what.sample, settings, run, centring=what.centring)
+    search = ConsensusSearch(micrographs, load, what.sample, settings, run)
     first = search.look(lambda row: [*what.finders, *balls(what.sample)], "Looking without a network")
     unseen = search.learn(first)
     if unseen is None:

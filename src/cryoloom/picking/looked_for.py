@@ -63,15 +63,12 @@ class LookedFor:
         The network, if given.
     reasons
         Why the size is in doubt, in words.
-    centring
-        Number of the picker that knows the centre of the particle, not only where it is densest: that of templates.
     """
 
     sample: Sample
     finders: tuple[Finder, ...]
     learned: LearnedPicker | None
     reasons: tuple[str, ...]
-    centring: int | None = None
 
 
 class MicrographImages:
@@ -150,8 +147,7 @@ def look_for(
         if extent is None:
             extent = min(max(template.extent, core), MOST_EXTENT * core) if template is not None else core / CORE
     assert extent is not None
-    centring = 0 if references is not None else None
-    return LookedFor(Sample(core, float(extent), dark), tuple(finders), learned, tuple(reasons), centring)
+    return LookedFor(Sample(core, float(extent), dark), tuple(finders), learned, tuple(reasons))
 
 
 def balls(sample: Sample) -> list[Finder]:

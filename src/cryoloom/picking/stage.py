@@ -26,7 +26,7 @@ def pick_particles(
     sample, reasons = what.sample, list(what.reasons)
     core, diameter, dark = sample.core, sample.extent, sample.dark
     if consensus:
-        search = ConsensusSearch(micrographs, load, sample, settings, run, centring=what.centring)
+        search = ConsensusSearch(micrographs, load, sample, settings, run)
         judged = search.judge([*what.finders, *balls(sample)], learn=what.learned is None)
         decision = decide_by_agreement(micrographs, judged, diameter, settings)
     else:

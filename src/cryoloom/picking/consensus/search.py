@@ -89,8 +89,6 @@ class ConsensusSearch:
         What is looked for.
     settings, run
         Of the job.
-    centring
-        Number of the picker that knows the centre of the particle, if one does.
     """
 
     def __init__(
@@ -100,11 +98,9 @@ class ConsensusSearch:
         sample: Sample,
         settings: PickSettings,
         run: Run,
-        *,
-        centring: int | None = None,
     ) -> None:
         self._micrographs, self._load, self._sample = micrographs, load, sample
-        self._settings, self._run, self._centring = settings, run, centring
+        self._settings, self._run = settings, run
 
     def judge(self, finders: Sequence[Finder], *, learn: bool) -> Judged:
         """Search with all pickers, and with a network that learns from them if `learn`."""
@@ -155,7 +151,6 @@ class ConsensusSearch:
                 self._sample.core,
                 distance=self._settings.distance * self._sample.extent,
                 margin=self._settings.margin * self._sample.extent,
-                centring=self._centring,
             )
             return {"candidates": candidates.as_json(), "decoys": decoys.as_json()}
 

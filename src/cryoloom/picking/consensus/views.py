@@ -104,13 +104,7 @@ LOOKS = (
 
 
 def views_of(
-    prepared: Prepared,
-    finders: Sequence[Finder],
-    core: float,
-    *,
-    distance: float,
-    margin: float,
-    centring: int | None = None,
+    prepared: Prepared, finders: Sequence[Finder], core: float, *, distance: float, margin: float
 ) -> tuple[Views, Views]:
     """Candidates and decoys of one micrograph.
 
@@ -124,14 +118,12 @@ def views_of(
         Å, diameter of the dense part of the particle.
     distance, margin
         Å, smallest distance of two candidates, and of a candidate from the edge.
-    centring
-        As for `cluster`.
     """
     px = prepared.pixel_size
     reach = distance / px
     found = [find(prepared, reach) for find in finders]
-    candidates = cluster([(peaks.position, peaks.value) for peaks in found], reach, centring=centring)
-    decoys = cluster([find_peaks(peaks.decoy, reach, lowest=LOWEST) for peaks in found], reach, centring=centring)
+    candidates = cluster([(peaks.position, peaks.value) for peaks in found], reach)
+    decoys = cluster([find_peaks(peaks.decoy, reach, lowest=LOWEST) for peaks in found], reach)
     contested, kept = compete(candidates.place, candidates.total, decoys.place, decoys.total, reach)
     looks = _Looks(prepared.reduced, core / px, prepared.excluded)
     both = []
@@ -168,7 +160,7 @@ class Cluster:
         return Cluster(self.place[rows], self.scores[rows], self.apart[rows])
 
 
-def cluster(peaks: Sequence[tuple[np.ndarray, np.ndarray]], reach_px: float, *, centring: int | None = None) -> Cluster:
+def cluster(peaks: Sequence[tuple[np.ndarray, np.ndarray]], reach_px: float) -> Cluster:
     """Peaks of several pickers that mean the same made into one, by falling score; each picker counts once in each.
 
     Parameters
@@ -177,9 +169,6 @@ def cluster(peaks: Sequence[tuple[np.ndarray, np.ndarray]], reach_px: float, *, 
         Places `(n, 2)` and scores `(n,)` of each picker.
     reach_px
         Smallest distance of two candidates.
-    centring
-        The picker that knows the centre of the particle: a candidate that it sees is where it sees it. By default all
-        that see one say where it is.
     """
     k = len(peaks)
     place = np.concatenate([p for p, _ in peaks])
@@ -202,8 +191,6 @@ def cluster(peaks: Sequence[tuple[np.ndarray, np.ndarray]], reach_px: float, *, 
         best = np.full(k, LOWEST)
         np.maximum.at(best, picker[own], value[own])
         weight = value[own] - LOWEST + 1e-3
-        if centring is not None and (picker[own] == centring).any():
-            weight = np.where(picker[own] == centring, weight, 0.0)
         centres.append((weight[:, None] * place[own]).sum(0) / weight.sum())
         scores.append(best)
         apart.append(np.linalg.norm(place[own] - place[i], axis=1).max())
