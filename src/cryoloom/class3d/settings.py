@@ -1,12 +1,13 @@
 """Settings and declarations of the stages `class3d` and `variability`."""
 
-from cryoloom.contract import Input, Settings, StageDeclaration, diameter_setting, setting, symmetry_setting
-
-NOISE = setting(
-    "optics",
-    "Which particles share a noise spectrum: those of one optics group, or of one micrograph.",
-    pattern="^(optics|micrograph)$",
-    expert=True,
+from cryoloom.contract import (
+    Input,
+    Settings,
+    StageDeclaration,
+    diameter_setting,
+    noise_setting,
+    setting,
+    symmetry_setting,
 )
 
 
@@ -31,7 +32,7 @@ class Class3dSettings(Settings):
     shift_range: float | None = setting(
         None, "Largest shift searched; by default a tenth of the particle's diameter, at least 8 Å.", unit="Å", gt=0
     )
-    noise: str = NOISE
+    noise: str = noise_setting()
 
 
 CLASS3D = StageDeclaration(
@@ -66,7 +67,7 @@ class VariabilitySettings(Settings):
     finest: float | None = setting(
         None, "Finest detail that is looked at; by default 8 Å, or what the map of all particles shows.", unit="Å", gt=0
     )
-    noise: str = NOISE
+    noise: str = noise_setting()
 
 
 VARIABILITY = StageDeclaration(

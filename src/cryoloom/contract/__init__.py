@@ -9,7 +9,7 @@ from cryoloom.contract.failure import (
 )
 from cryoloom.contract.figure import Figure
 from cryoloom.contract.run import Executor, Progress, Run
-from cryoloom.contract.settings import Settings, diameter_setting, setting, symmetry_setting
+from cryoloom.contract.settings import Settings, diameter_setting, noise_setting, setting, symmetry_setting
 from cryoloom.contract.stage import Input, StageDeclaration, stage, tool
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "TooManyFailures",
     "WorkFailed",
     "diameter_setting",
+    "noise_setting",
     "setting",
     "stage",
     "symmetry_setting",

@@ -54,3 +54,13 @@ def symmetry_setting(of: str) -> Any:
 def diameter_setting(default: str) -> Any:
     """Diameter of the particle in Å, by default None; `default` says where it comes from then."""
     return setting(None, f"Diameter of the circle around the particle; {default}.", unit="Å", gt=0)
+
+
+def noise_setting() -> Any:
+    """Which particles share a noise spectrum."""
+    return setting(
+        "optics",
+        "Which particles share a noise spectrum: those of one optics group, or of one micrograph.",
+        pattern="^(optics|micrograph)$",
+        expert=True,
+    )

@@ -1,6 +1,14 @@
 """Settings and declaration of the stage `reconstruct`."""
 
-from cryoloom.contract import Input, Settings, StageDeclaration, diameter_setting, setting, symmetry_setting
+from cryoloom.contract import (
+    Input,
+    Settings,
+    StageDeclaration,
+    diameter_setting,
+    noise_setting,
+    setting,
+    symmetry_setting,
+)
 
 
 class ReconstructSettings(Settings):
@@ -10,12 +18,7 @@ class ReconstructSettings(Settings):
     mask_diameter: float | None = diameter_setting("outside it the background is measured")
     by_class: bool = setting(False, "One map (and pair of halves) per class number instead of one for all.")
     resolution: float | None = setting(None, "Highest resolution that is inserted; Nyquist by default.", unit="Å", gt=0)
-    noise: str = setting(
-        "optics",
-        "Which particles share a noise spectrum: those of one optics group, or of one micrograph.",
-        pattern="^(optics|micrograph)$",
-        expert=True,
-    )
+    noise: str = noise_setting()
 
 
 RECONSTRUCT = StageDeclaration(

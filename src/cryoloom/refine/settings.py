@@ -1,6 +1,14 @@
 """Settings and declaration of the stage `refine`."""
 
-from cryoloom.contract import Input, Settings, StageDeclaration, diameter_setting, setting, symmetry_setting
+from cryoloom.contract import (
+    Input,
+    Settings,
+    StageDeclaration,
+    diameter_setting,
+    noise_setting,
+    setting,
+    symmetry_setting,
+)
 
 
 class RefineSettings(Settings):
@@ -66,12 +74,7 @@ class RefineSettings(Settings):
     defocus_spread: float = setting(
         300.0, "First guess of the spread of defocus among the particles of a micrograph.", unit="Å", gt=0, expert=True
     )
-    noise: str = setting(
-        "optics",
-        "Which particles share a noise spectrum: those of one optics group, or of one micrograph.",
-        pattern="^(optics|micrograph)$",
-        expert=True,
-    )
+    noise: str = noise_setting()
     operands: str = setting(
         "auto",
         "Numbers in the products of the global search: float32, bfloat16, or the faster that the processor has.",
